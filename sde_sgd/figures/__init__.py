@@ -1,0 +1,19 @@
+"""One function per kind of result, each one call; matplotlib loads with the first figure.
+
+Functions for one set of axes take `ax=None` and return the axes (`ax.figure` is the figure); the others return
+the figure. The look is that of `STYLE`, a matplotlib style file, and is in force only inside the call.
+"""
+
+from ._style import STYLE as STYLE
+from ._style import is_field as is_field
+from ._style import png as png
+from ._style import save_png as save_png
+from ._style import svg as svg
+from .current import plot_current as plot_current
+from .densities import plot_densities as plot_densities
+from .densities import plot_density as plot_density
+from .distance import PowerLaw as PowerLaw
+from .distance import fit_power_law as fit_power_law
+from .distance import plot_distance as plot_distance
+from .potential import plot_potential_against_loss as plot_potential_against_loss
+from .spectrum import plot_spectrum as plot_spectrum

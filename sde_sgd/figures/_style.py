@@ -1,0 +1,100 @@
+"""The common look, applied to one call at a time, and rendering that gives the same bytes every time.
+
+Nothing here touches pyplot: figures are plain objects, so they work without a display and in threads.
+"""
+
+import functools
+import io
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE = Path(__file__).with_name("sde_sgd.mplstyle")
+_LOCK = threading.RLock()  # matplotlib's settings are one global table
+
+INK = "#22272e"
+MUTED = "#8b949e"
+EMPTY = "#eceff2"  # where a field is not shown
+
+
+def styled(function: Callable) -> Callable:
+    """Run `function` with the package's style in force, and the caller's restored afterwards."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        import matplotlib
+
+        with _LOCK, matplotlib.rc_context(fname=STYLE):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def axes_or_new(ax: "Axes | None", width: float = 4.6, height: float = 3.6) -> "Axes":
+    """`ax`, or the axes of a new figure of that size in inches."""
+    return new_figure(width, height).subplots() if ax is None else ax
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@styled
+def png(figure: "Figure", dpi: int = 150) -> bytes:
+    """The figure as PNG without date or version: the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@styled
+def svg(figure: "Figure") -> bytes:
+    """The figure as SVG without date, letters drawn as shapes: it looks the same on every machine."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def save_png(figure: "Figure", path: str | os.PathLike, dpi: int = 150) -> None:
+    """Write the figure to `path` as PNG, whole or not at all."""
+    write_bytes(path, png(figure, dpi))
+
+
+def is_field(figure: "Figure") -> bool:
+    """True if the figure shows a field (an image, a mesh, filled contours), which is better kept as PNG."""
+    from matplotlib.collections import QuadMesh
+    from matplotlib.contour import ContourSet
+
+    return any(ax.images or any(isinstance(c, (QuadMesh, ContourSet)) for c in ax.collections) for ax in figure.axes)
+
+
+def plane(field: Any, what: str) -> tuple[str, str, np.ndarray, np.ndarray, np.ndarray]:
+    """Names, coordinates and values (indexed [x, y]) of a field over two variables; ValueError otherwise."""
+    if field.ndim != 2:
+        raise ValueError(f"{what} must have two dimensions to be drawn as a map, got {field.dims}")
+    x, y = field.dims
+    return x, y, np.asarray(field[x], float), np.asarray(field[y], float), np.asarray(field, float)
+
+
+def frame(ax: "Axes", names: tuple[str, str], x: np.ndarray, y: np.ndarray) -> None:
+    """Label the two axes, fit them to the cells, and keep true proportions unless they would be extreme."""
+    half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set_xlim(x[0] - half_x, x[-1] + half_x)
+    ax.set_ylim(y[0] - half_y, y[-1] + half_y)
+    ratio = (y[-1] - y[0]) / (x[-1] - x[0])
+    ax.set_aspect("equal" if 0.4 < ratio < 2.5 else "auto")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(True)

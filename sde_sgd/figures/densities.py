@@ -1,0 +1,105 @@
+"""Densities over one or two variables, alone or side by side on one colour scale."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._style import EMPTY, axes_or_new, frame, new_figure, plane, styled
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+_DECADES = 8  # how far below the peak a logarithmic scale reaches
+
+
+@styled
+def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = False) -> "Axes":
+    """A density over one variable as a line, over two as a map with a colour bar.
+
+    `density` has one or two dimensions, named after the variables and with coordinates. `log=True` shows eight
+    decades below the peak. Raises ValueError for more dimensions: marginalise first with `.sum` or `.isel`.
+    """
+    if density.ndim == 1:
+        ax = axes_or_new(ax)
+        _line(ax, density, log, label=None)
+        return ax
+    ax = axes_or_new(ax)
+    mesh = _mesh(ax, density, _scale([density], log))
+    ax.figure.colorbar(mesh, ax=ax, label="density", extend="min" if log else "neither")
+    return ax
+
+
+@styled
+def plot_densities(
+    densities: "Mapping[str, xr.DataArray]", columns: int | None = None, log: bool = False
+) -> "Figure":
+    """Several densities for comparison: maps side by side on one colour scale, or lines in one frame.
+
+    `densities` maps titles to densities over the same variables. Titles are shown as they are written.
+    Raises ValueError if there are none or if their variables differ.
+    """
+    fields = list(densities.values())
+    if not fields:
+        raise ValueError("there is no density to plot")
+    if any(field.dims != fields[0].dims for field in fields):
+        raise ValueError(f"densities over the same variables can be compared, got {[f.dims for f in fields]}")
+    if fields[0].ndim == 1:
+        figure = new_figure(4.8, 3.4)
+        ax = figure.subplots()
+        for title, field in densities.items():
+            _line(ax, field, log, title)
+        ax.legend()
+        return figure
+    columns = min(columns or 3, len(fields))
+    rows = math.ceil(len(fields) / columns)
+    _, _, x, y, _ = plane(fields[0], "a density")
+    ratio = (y[-1] - y[0]) / (x[-1] - x[0])
+    ratio = ratio if 0.4 < ratio < 2.5 else 1.0
+    width = 2.7
+    figure = new_figure(width * columns + 1.1, rows * (width * ratio * 0.9 + 0.55))
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    scale = _scale(fields, log)
+    for panel, (title, field) in zip(panels.flat, densities.items(), strict=False):
+        mesh = _mesh(panel, field, scale)
+        panel.set_title(title, parse_math=False)
+        panel.label_outer()
+    for panel in panels.flat[len(fields) :]:
+        panel.remove()
+    figure.colorbar(mesh, ax=panels, label="density", extend="min" if log else "neither", aspect=24 * rows)
+    return figure
+
+
+def _scale(fields: list, log: bool) -> "Normalize":
+    from matplotlib.colors import LogNorm, Normalize
+
+    peak = max(float(field.max()) for field in fields)
+    if not (math.isfinite(peak) and peak > 0):
+        raise ValueError(f"a density must be finite and somewhere positive, got a maximum of {peak}")
+    return LogNorm(peak * 10.0**-_DECADES, peak) if log else Normalize(0.0, peak)
+
+
+def _mesh(ax: "Axes", density: "xr.DataArray", scale: "Normalize"):
+    x_name, y_name, x, y, values = plane(density, "a density")
+    shown = np.ma.masked_invalid(values) if scale.vmin == 0 else np.ma.masked_less_equal(values, 0.0)
+    ax.set_facecolor(EMPTY)
+    mesh = ax.pcolormesh(x, y, shown.T, norm=scale, cmap="viridis", shading="nearest", rasterized=True)
+    frame(ax, (x_name, y_name), x, y)
+    return mesh
+
+
+def _line(ax: "Axes", density: "xr.DataArray", log: bool, label: str | None) -> None:
+    name = density.dims[0]
+    values = np.asarray(density, float)
+    ax.plot(np.asarray(density[name], float), np.where(values > 0, values, np.nan) if log else values, label=label)
+    ax.set(xlabel=name, ylabel="density")
+    if log:
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], values.max() * 10.0**-_DECADES))
+    else:
+        ax.set_ylim(bottom=0.0)
+    ax.margins(x=0)

@@ -1,0 +1,109 @@
+"""How fast a prediction becomes exact: distance against step, with the fitted power and the sampling floor."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._style import INK, axes_or_new, styled
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+_CLEAR = 2.0  # a distance counts as measured once it exceeds this many sampling floors
+
+
+class PowerLaw(NamedTuple):
+    """y = factor · x^slope; `slope_error` is one standard error, NaN where two points leave none."""
+
+    slope: float
+    slope_error: float
+    factor: float
+
+
+def fit_power_law(x: Any, y: Any, error: Any = None) -> PowerLaw:
+    """Least squares in logarithms, each point weighted by its relative error if `error` (one σ) is given.
+
+    `x`, `y`, `error`: positive numbers, shape (n,). With errors, the slope's standard error follows from them
+    and is widened by √(χ²/(n−2)) where the points scatter more than they say; without, from the scatter alone.
+    Raises ValueError for fewer than two different x, or for numbers that are not positive.
+    """
+    x, y = (np.asarray(v, float) for v in (x, y))
+    sigma = np.ones_like(y) if error is None else np.asarray(error, float) / y
+    if not all(np.all(np.isfinite(v)) and np.all(v > 0) for v in (x, y, sigma)):
+        raise ValueError("a power law is fitted to positive numbers with positive errors")
+    if np.unique(x).size < 2:
+        raise ValueError(f"a slope needs at least two different x, got {np.unique(x).size}")
+    u, v, weight = np.log(x), np.log(y), sigma**-2
+    middle = np.average(u, weights=weight)
+    spread = np.sum(weight * (u - middle) ** 2)
+    slope = np.sum(weight * (u - middle) * v) / spread
+    intercept = np.average(v, weights=weight) - slope * middle
+    if x.size > 2:
+        scatter = np.sum(weight * (v - intercept - slope * u) ** 2) / (x.size - 2)
+        variance = scatter if error is None else max(1.0, scatter)
+    else:
+        variance = np.nan if error is None else 1.0
+    return PowerLaw(float(slope), float(np.sqrt(variance / spread)), float(np.exp(intercept)))
+
+
+@styled
+def plot_distance(
+    distances: "xr.DataArray | xr.Dataset",
+    x: str,
+    *,
+    floor: Any = None,
+    ax: "Axes | None" = None,
+    xlabel: str | None = None,
+    ylabel: str = "L1 distance",
+    label: str = "measured",
+) -> "Axes":
+    """Distance against `x` on logarithmic axes, with the fitted power law and its slope in the legend.
+
+    `distances`: a DataArray over the dimension `x`, or a Dataset of `distance` and, where known, `error` (one σ)
+    and `floor` (the distance that sampling alone gives; a number or one per point; drawn dashed). Points within
+    two floors of zero are drawn hollow and left out of the fit: they measure the sample, not the prediction.
+    """
+    if hasattr(distances, "data_vars"):
+        error = distances.get("error")
+        floor = distances.get("floor") if floor is None else floor
+        distances = distances["distance"]
+    else:
+        error = None
+    if distances.dims != (x,):
+        raise ValueError(f"distances must have the one dimension {x!r}, got {distances.dims}")
+    order = np.argsort(distances[x].to_numpy())
+    at, value = distances[x].to_numpy()[order].astype(float), distances.to_numpy()[order].astype(float)
+    sigma = None if error is None else np.asarray(error, float)[order]
+    level = None if floor is None else np.broadcast_to(np.asarray(floor, float), value.shape)
+    if level is not None and np.ndim(floor):
+        level = level[order]
+    clear = np.full(value.shape, True) if level is None else value > _CLEAR * level
+
+    ax = axes_or_new(ax, 4.8, 3.5)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
+    colour = ax._get_lines.get_next_color() if not ax.lines else f"C{len(ax.containers) % 7}"
+    _points(ax, at, value, sigma, clear, colour, label)
+    _points(ax, at, value, sigma, ~clear, colour, "at the sampling floor", hollow=True)
+    if np.unique(at[clear]).size >= 2:
+        law = fit_power_law(at[clear], value[clear], None if sigma is None else sigma[clear])
+        ends = np.array([at[clear].min(), at[clear].max()])
+        error_text = "" if np.isnan(law.slope_error) else f" ± {law.slope_error:.2f}"
+        ax.plot(ends, law.factor * ends**law.slope, color=colour, lw=1.3, label=f"slope {law.slope:.2f}{error_text}")
+    if level is not None:
+        ax.plot(at, level, color=INK, lw=1.1, ls=(0, (4, 3)), label="sampling floor")
+    ax.grid(True, which="major")
+    ax.legend()
+    return ax
+
+
+def _points(
+    ax: "Axes", x: np.ndarray, y: np.ndarray, sigma: Any, chosen: np.ndarray, colour: str, label: str,
+    hollow: bool = False,
+) -> None:  # fmt: skip
+    if not chosen.any():
+        return
+    ax.errorbar(
+        x[chosen], y[chosen], None if sigma is None else sigma[chosen], ls="none", marker="o", color=colour,
+        markerfacecolor="white" if hollow else colour, elinewidth=1.1, label=label,
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""A model's functions on arrays of any namespace with NumPy's vocabulary (numpy, torch)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import sympy as sp
+
+from ._codegen import TEMPERATURE, compile_functions
+
+CHUNK = 1 << 20  # points × samples evaluated at once by NumPy: bounds the temporaries to some tens of MB
+
+
+class Field:
+    """Named groups of expressions over (x, parameters, T) that become functions of arrays x (..., d).
+
+    `groups[name]` is a flat list of expressions with the trailing `shape`; scalars have shape ().
+    """
+
+    def __init__(self, namespace, variables: Sequence[sp.Symbol], parameters: Mapping[sp.Symbol, float],
+                 groups: Callable[[str], tuple[Sequence[sp.Expr], tuple[int, ...]]]):
+        self._namespace = namespace
+        self._arguments = [*variables, *parameters, TEMPERATURE]
+        self._dim = len(variables)
+        self._values = list(parameters.values())
+        self._groups = groups
+        self._compiled: dict[str, tuple] = {}
+
+    def __call__(self, name: str, x, temperature: float | None = None):
+        """The group `name` at x (..., d): an array (..., *shape)."""
+        return self.at(name, [x[..., i] for i in range(self._dim)], temperature)
+
+    def at(self, name: str, columns: Sequence, temperature: float | None = None):
+        """The same, one broadcastable array per variable."""
+        if name not in self._compiled:
+            expressions, shape = self._groups(name)
+            needs = any(TEMPERATURE in sp.sympify(e).free_symbols for e in expressions)
+            self._compiled[name] = compile_functions(self._arguments, expressions, self._namespace), shape, needs
+        function, shape, needs_temperature = self._compiled[name]
+        if needs_temperature and temperature is None:
+            raise ValueError(f"the {name} of this landscape depends on the temperature T; pass temperature=…")
+        zero = 0.0 * sum(columns)
+        values = [value + zero for value in function(*columns, *self._values, temperature)]
+        if not shape:
+            return values[0]
+        stacked = self._namespace.stack(values, -1)
+        return stacked.reshape(*stacked.shape[:-1], *shape)
+
+
+class Evaluator:
+    """f, ∇f, ∇²f, D, div D, drift of a landscape in closed form."""
+
+    def __init__(self, field: Field):
+        self._field = field
+
+    def loss(self, x):
+        return self._field("loss", x)
+
+    def gradient(self, x):
+        return self._field("gradient", x)
+
+    def hessian(self, x):
+        return self._field("hessian", x)
+
+    def diffusion(self, x):
+        return self._field("diffusion", x)
+
+    def diffusion_divergence(self, x):
+        return self._field("diffusion_divergence", x)
+
+    def drift(self, x, temperature: float | None = None):
+        return self._field("drift", x, temperature)
+
+    def jacobian(self, x, temperature: float | None = None):
+        """∂b_i/∂x_j of the drift."""
+        return self._field("jacobian", x, temperature)
+
+    def potential(self, x, temperature: float | None = None):
+        return self._field("potential", x, temperature)
+
+    def drift_and_diffusion(self, x, temperature: float | None = None):
+        """(b, D) together: one pass where they share work."""
+        return self.drift(x, temperature), self.diffusion(x)
+
+
+class SampleEvaluator(Evaluator):
+    """The same for f = (1/N) Σ_k f_k: means over the samples, D by its definition, centred before it is squared."""
+
+    def __init__(self, namespace, field: Field, data: Mapping[str, np.ndarray], sample_field: Field):
+        super().__init__(field)
+        self._sample_field = sample_field
+        self._namespace = namespace
+        self._data = [namespace.asarray(values) for values in data.values()]
+        self._size = len(next(iter(data.values())))
+
+    def samples(self, name: str, x):
+        """The group `name` of every sample: (..., N, *shape)."""
+        return self._sample_field.at(name, [*(x[..., None, i] for i in range(x.shape[-1])), *self._data])
+
+    def _mean(self, reduce: Callable, x):
+        """`reduce(points)` over chunks of points, so that points × N temporaries stay small."""
+        if self._namespace is not np:
+            return reduce(x)
+        flat = x.reshape(-1, x.shape[-1])
+        step = max(1, CHUNK // self._size)
+        if len(flat) <= step:
+            return reduce(x)
+        parts = [reduce(flat[i:i + step]) for i in range(0, len(flat), step)]
+        return np.concatenate(parts).reshape(*x.shape[:-1], *parts[0].shape[1:])
+
+    def loss(self, x):
+        return self._mean(lambda p: self.samples("loss", p).mean(-1), x)
+
+    def gradient(self, x):
+        return self._mean(lambda p: self.samples("gradient", p).mean(-2), x)
+
+    def hessian(self, x):
+        return self._mean(lambda p: self.samples("hessian", p).mean(-3), x)
+
+    def diffusion(self, x):
+        def covariance(points):
+            g = self.samples("gradient", points)
+            g = g - g.mean(-2)[..., None, :]
+            return self._namespace.swapaxes(g, -1, -2) @ g / self._size
+
+        return self._mean(covariance, x)
+
+    def diffusion_divergence(self, x):
+        def divergence(points):
+            # ∂_j mean(δg_i δg_j) = mean(δH δg)_i + mean(δg_i tr δH)
+            g, h = self.samples("gradient", points), self.samples("hessian", points)
+            g = g - g.mean(-2)[..., None, :]
+            h = h - h.mean(-3)[..., None, :, :]
+            trace = sum(h[..., i, i] for i in range(h.shape[-1]))
+            return ((h @ g[..., None])[..., 0] + g * trace[..., None]).mean(-2)
+
+        return self._mean(divergence, x)
+
+    def drift(self, x, temperature: float | None = None):
+        return -self.gradient(x)
+
+    def jacobian(self, x, temperature: float | None = None):
+        return -self.hessian(x)
+
+    def drift_and_diffusion(self, x, temperature: float | None = None):
+        g = self.samples("gradient", x)
+        mean = g.mean(-2)
+        g = g - mean[..., None, :]
+        return -mean, self._namespace.swapaxes(g, -1, -2) @ g / self._size

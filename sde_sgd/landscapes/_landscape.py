@@ -1,0 +1,295 @@
+"""One symbolic definition of a loss and its noise; every compiled form is derived from it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import sympy as sp
+
+from sde_sgd import _checks
+from sde_sgd._domain import Domain
+
+from ._codegen import TEMPERATURE, canonical, straight_line
+from ._evaluator import Evaluator, Field
+from ._lanes import LaneCode
+from ._parser import CONSTANTS, FUNCTIONS, parse
+from ._roots import stationary_points
+
+RESERVED = ("time", "path", "replica", "component", "step", "T")
+
+
+class Landscape:
+    r"""A loss f(x), its diffusion matrix D(x) and an optional circulation: drift b = −∇f + circulation.
+
+    The SDE of this package is dx = b dt + √(2T D(x)) dW (Itô), the temperature T > 0 being given later by
+    `at_temperature` or `sgd_process`.
+
+    Parameters
+    ----------
+    variables : names or SymPy symbols, e.g. ("x", "y"). The names time, path, replica, component, step and T are taken.
+    loss : string, number or SymPy expression over variables and parameters. Strings go through a whitelist
+        (+ − * / **, exp log sqrt sin cos tan sinh cosh tanh atan erf erfc abs); nothing is evaluated.
+    diffusion : d×d nested sequence of such expressions, symmetric and positive semi-definite; None is the identity.
+    circulation : d expressions added to −∇f; may contain the temperature T.
+    parameters : mapping name → number; they stay symbols, so that changing them recompiles nothing.
+    potential : the exact Φ where e^{−Φ/T} is known to be stationary; may contain T.
+    domain : mapping variable → (lower, upper) or (lower, upper, "periodic"), or one such entry per variable.
+
+    Points x have shape (..., d); results have the same leading shape. All functions are float64.
+    Faults raise ValueError: unknown symbols, an asymmetric D, a constant D that is not positive semi-definite.
+    A D that depends on x is checked by the solvers where they use it. For a loss that is a mean over data, whose
+    D follows from the data, use `FiniteSum`. Conventions: Chaudhari & Soatto (2018), eq. (3)–(5), with D not
+    containing the batch size.
+    """
+
+    def __init__(self, variables, loss, *, diffusion=None, circulation=None, parameters=None, potential=None,
+                 domain=None, name=None):
+        self._set_symbols(variables, parameters, domain, name)
+        known = self._known()
+        self._loss = parse(loss, known, "loss")
+        self._diffusion = sp.eye(self.dim) if diffusion is None else self._matrix(diffusion, known)
+        with_temperature = known | {"T": TEMPERATURE}
+        self._circulation = None
+        if circulation is not None:
+            circulation = list(circulation)
+            if len(circulation) != self.dim:
+                raise ValueError(f"circulation must have {self.dim} components, one per variable, got {len(circulation)}")
+            self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)]
+        self._potential = None if potential is None else parse(potential, with_temperature, "potential")
+        self._check_constant_diffusion()
+
+    # -- definition ------------------------------------------------------------------------------------------
+
+    def _set_symbols(self, variables, parameters, domain, name) -> None:
+        names = [v.name if isinstance(v, sp.Symbol) else v for v in
+                 ([variables] if isinstance(variables, str | sp.Symbol) else variables)]
+        if not names:
+            raise ValueError("variables is empty; give at least one name")
+        parameters = {getattr(k, "name", k): v for k, v in dict(parameters or {}).items()}
+        for kind, given in (("variable", names), ("parameter", parameters)):
+            for word in given:
+                if not isinstance(word, str) or not word.isidentifier():
+                    raise ValueError(f"{kind} {word!r} is not a name; use letters, digits and underscores")
+                if word in RESERVED or word in FUNCTIONS or word in CONSTANTS:
+                    raise ValueError(f"{kind} name {word!r} is reserved; reserved: "
+                                     f"{', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}")
+        doubled = {n for n in names if names.count(n) > 1} | (set(names) & set(parameters))
+        if doubled:
+            raise ValueError(f"{sorted(doubled)[0]!r} is declared twice; every name stands for one thing")
+        self.variables = tuple(names)
+        self.parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()}
+        self.domain = Domain.parse(domain, self.variables)
+        self.name = name or type(self).__name__.lower()
+        self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *parameters)}
+        self._cache: dict = {}
+
+    def _known(self) -> dict[str, sp.Symbol]:
+        return dict(self._symbols)
+
+    def _matrix(self, diffusion, known) -> sp.Matrix:
+        rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else [list(r) for r in diffusion]
+        if len(rows) != self.dim or any(len(r) != self.dim for r in rows):
+            raise ValueError(f"diffusion must be {self.dim}×{self.dim}, one row per variable; got rows of length "
+                             f"{[len(r) for r in rows]}")
+        matrix = sp.Matrix([[parse(e, known, f"diffusion[{i}][{j}]") for j, e in enumerate(r)]
+                            for i, r in enumerate(rows)])
+        for i in range(self.dim):
+            for j in range(i):
+                if sp.simplify(matrix[i, j] - matrix[j, i]) != 0:
+                    raise ValueError(f"diffusion is not symmetric: entry [{i}][{j}] is {matrix[i, j]}, "
+                                     f"[{j}][{i}] is {matrix[j, i]}; D is a covariance")
+        return matrix
+
+    def _check_constant_diffusion(self) -> None:
+        constant = self.constant_diffusion()
+        if constant is not None:
+            lowest = np.linalg.eigvalsh(constant)[0]
+            if lowest < -1e-12 * max(np.trace(constant), 1e-300):
+                raise ValueError(f"diffusion is indefinite: its smallest eigenvalue is {lowest:g}; "
+                                 "D is a covariance, so all must be >= 0")
+
+    @property
+    def dim(self) -> int:
+        return len(self.variables)
+
+    @property
+    def symbols(self) -> tuple[sp.Symbol, ...]:
+        """The variables as SymPy symbols."""
+        return tuple(self._symbols[v] for v in self.variables)
+
+    def _parameter_symbols(self) -> dict[sp.Symbol, float]:
+        return {self._symbols[k]: v for k, v in self.parameters.items()}
+
+    def with_parameters(self, **values: float) -> "Landscape":
+        """The same landscape with some parameters changed; nothing is recompiled."""
+        unknown = [k for k in values if k not in self.parameters]
+        if unknown:
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}"
+                             f"{_checks.nearest(unknown[0], list(self.parameters))}; "
+                             f"it has: {', '.join(self.parameters) or 'none'}")
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__getstate__()
+        other._cache = {}
+        other.parameters = self.parameters | {
+            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
+        other._check_constant_diffusion()
+        return other
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "_cache"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._cache = {}
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {k}={v:g}" for k, v in self.parameters.items())
+        return f"<{type(self).__name__} {self.name}({', '.join(self.variables)}{settings})>"
+
+    def latex(self) -> dict[str, str]:
+        """LaTeX of the definition: loss, gradient, diffusion, and circulation and potential where there are any."""
+        parts = {"loss": self._loss, "gradient": sp.Matrix(self._group("gradient")[0]), "diffusion": self._diffusion}
+        if self._circulation is not None:
+            parts["circulation"] = sp.Matrix(self._circulation)
+        if self._potential is not None:
+            parts["potential"] = self._potential
+        return {k: sp.latex(v) for k, v in parts.items()}
+
+    # -- evaluation ------------------------------------------------------------------------------------------
+
+    def _group(self, name: str) -> tuple[list[sp.Expr], tuple[int, ...]]:
+        x, d = self.symbols, self.dim
+        gradient = [sp.diff(self._loss, v) for v in x]
+        match name:
+            case "loss":
+                return [self._loss], ()
+            case "gradient":
+                return gradient, (d,)
+            case "hessian":
+                return [_no_impulse(sp.diff(g, v)) for g in gradient for v in x], (d, d)
+            case "diffusion":
+                return list(self._diffusion), (d, d)
+            case "diffusion_divergence":
+                return [sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0))
+                        for i in range(d)], (d,)
+            case "drift":
+                return [c - g for g, c in zip(gradient, self._circulation or [sp.Integer(0)] * d)], (d,)
+            case "jacobian":
+                return [_no_impulse(sp.diff(b, v)) for b in self._group("drift")[0] for v in x], (d, d)
+            case "potential":
+                return [self._potential], ()
+        raise KeyError(name)
+
+    def evaluator(self, namespace=np) -> Evaluator:
+        """The functions of this landscape on arrays of `namespace`: the module numpy (default) or torch."""
+        key = namespace.__name__
+        if key not in self._cache:
+            self._cache[key] = self._build_evaluator(namespace)
+        return self._cache[key]
+
+    def _build_evaluator(self, namespace) -> Evaluator:
+        return Evaluator(Field(namespace, self.symbols, self._parameter_symbols(), self._group))
+
+    def _points(self, x) -> np.ndarray:
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, "
+                             f"got {x.shape}")
+        return x
+
+    def loss(self, x) -> np.ndarray:
+        """f(x): (..., d) → (...)."""
+        return self.evaluator().loss(self._points(x))
+
+    def gradient(self, x) -> np.ndarray:
+        """∇f(x): (..., d) → (..., d)."""
+        return self.evaluator().gradient(self._points(x))
+
+    def hessian(self, x) -> np.ndarray:
+        """∂²f/∂x_i∂x_j: (..., d) → (..., d, d). A kink of abs() counts as 0."""
+        return self.evaluator().hessian(self._points(x))
+
+    def diffusion(self, x) -> np.ndarray:
+        """D(x): (..., d) → (..., d, d)."""
+        return self.evaluator().diffusion(self._points(x))
+
+    def diffusion_divergence(self, x) -> np.ndarray:
+        """(div D)_i = Σ_j ∂_j D_ij: (..., d) → (..., d)."""
+        return self.evaluator().diffusion_divergence(self._points(x))
+
+    def drift(self, x, temperature: float | None = None) -> np.ndarray:
+        """b = −∇f + circulation: (..., d) → (..., d); `temperature` where the circulation contains T."""
+        return self.evaluator().drift(self._points(x), temperature)
+
+    def potential(self, x, temperature: float | None = None) -> np.ndarray | None:
+        """The exact Φ(x) up to a constant, (..., d) → (...), or None where it is not known in closed form."""
+        if self._potential is None:
+            return None
+        return self.evaluator().potential(self._points(x), temperature)
+
+    def constant_diffusion(self) -> np.ndarray | None:
+        """D as a d×d array where it does not depend on x, else None."""
+        if self._diffusion.free_symbols & set(self.symbols):
+            return None
+        return self.diffusion(np.zeros(self.dim))
+
+    # -- what follows ----------------------------------------------------------------------------------------
+
+    def critical_points(self, box: Sequence[tuple[float, float]] | None = None):
+        """All x in the box with ∇f(x) = 0, found by Newton's method from a lattice of starts, and their kind.
+
+        `box`: (lower, upper) per variable; default the domain, which must then be finite.
+        Returns an xarray Dataset over `point` (lowest loss first): one variable per coordinate, `loss`,
+        `eigenvalue` (point, mode) of the Hessian, ascending, and `kind` ∈ minimum, saddle, maximum, degenerate.
+        A root whose basin is smaller than the lattice (33 starts per axis in 2-D) can be missed. d ≤ 3.
+        """
+        return stationary_points(self.gradient, self.hessian, self._box(box), self.variables,
+                                 symmetric=True, extra={"loss": self.loss})
+
+    def fixed_points(self, box: Sequence[tuple[float, float]] | None = None, temperature: float | None = None):
+        """All x in the box with b(x) = 0, as `critical_points`, with the eigenvalues of ∂b/∂x (complex allowed).
+
+        `kind` ∈ stable, saddle, unstable, degenerate: by the real parts.
+        """
+        jacobian = self.evaluator().jacobian
+        return stationary_points(lambda x: self.drift(x, temperature), lambda x: jacobian(x, temperature),
+                                 self._box(box), self.variables, symmetric=False, extra={"loss": self.loss})
+
+    def _box(self, box) -> tuple[np.ndarray, np.ndarray]:
+        domain = self.domain if box is None else Domain.parse(box, self.variables)
+        if not np.isfinite(domain.upper - domain.lower).all():
+            raise ValueError(f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable")
+        return domain.lower, domain.upper
+
+    def at_temperature(self, temperature: float):
+        """The `Process` dx = b dt + √(2T D) dW at temperature T > 0."""
+        from sde_sgd.process import Process
+
+        return Process.of(self, temperature)
+
+    def sgd_process(self, learning_rate: float, batch_size: int):
+        """The `Process` at the temperature T = η/2b of SGD with learning rate η and batch size b."""
+        learning_rate = _checks.positive("learning_rate", learning_rate)
+        return self.at_temperature(learning_rate / (2 * _checks.whole("batch_size", batch_size, 1)))
+
+    def equilibrium_potential(self):
+        """x ↦ f(x)/c where D = cI is constant and there is no circulation (then Φ = f/c exactly), else None."""
+        constant = self.constant_diffusion()
+        if self._circulation is not None or constant is None or constant[0, 0] <= 0:
+            return None
+        if not np.array_equal(constant, constant[0, 0] * np.eye(self.dim)):
+            return None
+        return lambda x: self.loss(x) / constant[0, 0]
+
+    def lane_code(self) -> LaneCode:
+        """Straight-line scalar code of drift and diffusion for the path kernels."""
+        names = canonical(self.symbols, list(self._parameter_symbols()))
+        drift = {f"b{i}": e for i, e in enumerate(self._group("drift")[0])}
+        constant = self.constant_diffusion()
+        diffusion = {} if constant is not None else {
+            f"d{i}{j}": self._diffusion[i, j] for i in range(self.dim) for j in range(i + 1)}
+        return LaneCode(dim=self.dim, lines=tuple(straight_line(drift | diffusion, names)),
+                        parameters=tuple(self.parameters.values()), constant_diffusion=constant)
+
+
+def _no_impulse(expression: sp.Expr) -> sp.Expr:
+    return expression.replace(sp.DiracDelta, lambda *_: sp.Integer(0))

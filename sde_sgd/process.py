@@ -1,0 +1,174 @@
+"""The one thing every solver takes: drift, diffusion, temperature."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import sympy as sp
+
+from sde_sgd import _checks
+from sde_sgd.landscapes._codegen import TEMPERATURE
+from sde_sgd.landscapes._landscape import Landscape
+from sde_sgd.landscapes._lanes import LaneCode
+from sde_sgd.landscapes._parser import parse
+
+
+class Process:
+    r"""The Itô diffusion dx = b(x) dt + √(2T D(x)) dW; its density obeys ∂ρ/∂t = −div J, J_i = b_i ρ − T Σ_j ∂_j(D_ij ρ).
+
+    Usually made by `landscape.at_temperature(T)` or `landscape.sgd_process(…)`; directly:
+
+    Parameters
+    ----------
+    drift : d expressions (strings or SymPy, T allowed), or a function of d coordinates that returns d values,
+        e.g. ``lambda x, y: (-x, -y)``. A function must work on NumPy arrays and compile under numba.njit.
+    diffusion : d×d expressions, or such a function returning d rows of d values.
+    temperature : number > 0.
+    variables : names.
+    diffusion_divergence : function returning the d values Σ_j ∂_j D_ij; required with a diffusion function (use
+        ``lambda x, y: (0*x, 0*y)`` for a constant one). For expressions it is derived.
+    domain : as in `Landscape`; fixes which axes are periodic.
+
+    Raises ValueError naming the fault. A function is opaque: kernels made from it are compiled anew per process.
+    """
+
+    def __init__(self, drift, diffusion, temperature: float, *, variables: Sequence[str], diffusion_divergence=None,
+                 domain=None, parameters=None, name=None):
+        if callable(drift) != callable(diffusion):
+            raise ValueError("drift and diffusion must both be expressions or both be functions")
+        if callable(drift):
+            if parameters:
+                raise ValueError("parameters go with expressions; a function carries its own")
+            if diffusion_divergence is None:
+                raise ValueError("diffusion is a function: pass diffusion_divergence, a function returning the values "
+                                 "Σ_j ∂_j D_ij, which no solver can guess")
+            model: Landscape = _FunctionModel(variables, drift, diffusion, diffusion_divergence, domain, name)
+        else:
+            if diffusion_divergence is not None:
+                raise ValueError("diffusion is symbolic: its divergence is derived; leave diffusion_divergence out")
+            model = _DriftModel(variables, drift, diffusion, parameters, domain, name)
+        self._bind(model, temperature)
+
+    @classmethod
+    def of(cls, landscape: Landscape, temperature: float) -> "Process":
+        """The process of a landscape at a temperature T > 0."""
+        self = object.__new__(cls)
+        self._bind(landscape, temperature)
+        return self
+
+    def _bind(self, model: Landscape, temperature: float) -> None:
+        self.landscape = model
+        self.temperature = _checks.positive("temperature", temperature, "T = η/2b is positive; it scales the noise")
+        self.variables = model.variables
+        self.domain = model.domain
+
+    @property
+    def dim(self) -> int:
+        return len(self.variables)
+
+    @property
+    def beta(self) -> float:
+        """1/T."""
+        return 1.0 / self.temperature
+
+    def drift(self, x) -> np.ndarray:
+        """b(x): (..., d) → (..., d)."""
+        return self.landscape.drift(x, self.temperature)
+
+    def diffusion(self, x) -> np.ndarray:
+        """D(x): (..., d) → (..., d, d)."""
+        return self.landscape.diffusion(x)
+
+    def diffusion_divergence(self, x) -> np.ndarray:
+        """(div D)_i = Σ_j ∂_j D_ij: (..., d) → (..., d)."""
+        return self.landscape.diffusion_divergence(x)
+
+    def potential(self, x) -> np.ndarray | None:
+        """The exact Φ at this temperature, up to a constant, or None."""
+        return self.landscape.potential(x, self.temperature)
+
+    @property
+    def equilibrium_potential(self) -> Callable | None:
+        """x ↦ Φ(x) with b = −D∇Φ + T div D exactly, where that is known from the definition alone; else None."""
+        return self.landscape.equilibrium_potential()
+
+    def evaluator(self, namespace=np):
+        """`.drift(x, T)`, `.diffusion(x)`, `.drift_and_diffusion(x, T)` on arrays of numpy (default) or torch."""
+        return self.landscape.evaluator(namespace)
+
+    @property
+    def settings(self) -> dict[str, float | str]:
+        """What defines it, as plain values for `attrs`."""
+        return {"landscape": self.landscape.name, "temperature": self.temperature,
+                **{f"parameter_{k}": v for k, v in self.landscape.parameters.items()}}
+
+    def __repr__(self) -> str:
+        return f"<Process {self.landscape.name}({', '.join(self.variables)}) at T={self.temperature:g}>"
+
+
+class _DriftModel(Landscape):
+    """A drift given by expressions rather than as the gradient of a loss."""
+
+    def __init__(self, variables, drift, diffusion, parameters, domain, name):
+        super().__init__(variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift")
+        drift = [drift] if isinstance(drift, str | sp.Expr) else list(drift)
+        if len(drift) != self.dim:
+            raise ValueError(f"drift must have {self.dim} components, one per variable, got {len(drift)}")
+        known = self._known() | {"T": TEMPERATURE}
+        self._circulation = [parse(b, known, f"drift[{i}]") for i, b in enumerate(drift)]
+
+
+class _FunctionModel(Landscape):
+    """Drift and diffusion as opaque functions of the coordinates."""
+
+    def __init__(self, variables, drift, diffusion, divergence, domain, name):
+        self._set_symbols(variables, None, domain, name or "functions")
+        self._functions = {"drift": drift, "diffusion": diffusion, "diffusion_divergence": divergence}
+        self._potential = None
+
+    def _build_evaluator(self, namespace):
+        return _FunctionEvaluator(namespace, self._functions, self.dim)
+
+    def constant_diffusion(self) -> None:
+        return None
+
+    def equilibrium_potential(self) -> None:
+        return None
+
+    def lane_code(self) -> LaneCode:
+        import numba
+
+        names = [f"x{i}" for i in range(self.dim)]
+        entries = [f"d{i}{j}" for i in range(self.dim) for j in range(i + 1)]
+        lines = [f"drift_values = drift({', '.join(names)})", f"diffusion_values = diffusion({', '.join(names)})"]
+        lines += [f"b{i} = drift_values[{i}]" for i in range(self.dim)]
+        lines += [f"{e} = diffusion_values[{e[1]}][{e[2]}]" for e in entries]
+        functions = {k: f if hasattr(f, "py_func") else numba.njit(error_model="numpy")(f)
+                     for k, f in self._functions.items() if k != "diffusion_divergence"}
+        return LaneCode(dim=self.dim, lines=tuple(lines), functions=functions)
+
+
+class _FunctionEvaluator:
+    def __init__(self, namespace, functions, dim: int):
+        self._namespace, self._functions, self._dim = namespace, functions, dim
+
+    def _call(self, name: str, x, shape: tuple[int, ...]):
+        values = self._functions[name](*(x[..., i] for i in range(self._dim)))
+        flat = [v for row in values for v in row] if len(shape) == 2 else list(values)
+        if len(flat) != int(np.prod(shape)):
+            raise ValueError(f"{name} must return {'×'.join(map(str, shape))} values, got {len(flat)}")
+        stacked = self._namespace.stack([v + 0.0 * x[..., 0] for v in flat], -1)
+        return stacked.reshape(*x.shape[:-1], *shape)
+
+    def drift(self, x, temperature=None):
+        return self._call("drift", x, (self._dim,))
+
+    def diffusion(self, x):
+        return self._call("diffusion", x, (self._dim, self._dim))
+
+    def diffusion_divergence(self, x):
+        return self._call("diffusion_divergence", x, (self._dim,))
+
+    def drift_and_diffusion(self, x, temperature=None):
+        return self.drift(x), self.diffusion(x)
+
+
