@@ -20,15 +20,16 @@ class BlockHistogram:
                 "every block holds as many paths"
             )
         self._grid, self._blocks, self._size = grid, blocks, paths // blocks
-        self._counts = np.zeros((blocks, int(np.prod(grid.shape))), dtype=np.int64)
+        self._counts = np.zeros((blocks, grid.size), dtype=np.int64)
         self._total = 0
-        self._lower = np.asarray(grid.lower, dtype=np.float64).reshape(-1)
-        self._spacing = (np.asarray(grid.upper, dtype=np.float64).reshape(-1) - self._lower) / grid.shape
 
     def add(self, states: NDArray[np.float64]) -> None:
-        """Count states (saves, paths, d); a cell owns its lower edge."""
+        """Count states (saves, paths, d); a cell owns its lower edge, a periodic axis folds into the grid."""
         shape = self._grid.shape
-        index = np.floor((states - self._lower) / self._spacing)
+        index = np.floor((states - self._grid.lower) / self._grid.spacing)
+        for axis, periodic in enumerate(self._grid.periodic):
+            if periodic:
+                index[..., axis] %= shape[axis]
         inside = ((index >= 0) & (index < shape)).all(axis=-1)
         # Outside states go to one extra bin: their index may not even fit an integer.
         flat = np.full(inside.shape, self._counts.shape[1])
@@ -41,11 +42,7 @@ class BlockHistogram:
     def dataset(self, variables: tuple[str, ...]) -> xr.Dataset:
         """``counts``, ``density``, ``density_error`` and ``outside``, with cell centres as coordinates."""
         counts = self._counts.reshape(self._blocks, *self._grid.shape)
-        densities = counts / (self._total * float(np.prod(self._spacing)))
-        centres = {
-            name: lower + spacing * (np.arange(cells) + 0.5)
-            for name, lower, spacing, cells in zip(variables, self._lower, self._spacing, self._grid.shape)
-        }
+        densities = counts / (self._total * self._grid.cell_volume)
         return xr.Dataset(
             {
                 "counts": (("block", *variables), counts),
@@ -53,6 +50,6 @@ class BlockHistogram:
                 "density_error": (variables, densities.std(axis=0, ddof=1) / np.sqrt(self._blocks)),
                 "outside": self._total * self._blocks - int(counts.sum()),
             },
-            coords=centres,
+            coords=dict(zip(variables, self._grid.axes)),
             attrs={"samples_per_block": self._total},
         )

@@ -10,6 +10,11 @@ from torch.func import functional_call
 
 Parameters = dict[str, Tensor]
 
+_REMEDY = (
+    "Its gradient alone is not defined: give batch norm running statistics (track_running_stats=True), or use "
+    "group or layer norm"
+)
+
 
 def as_tensors(dataset, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(inputs, targets) of a pair of tensors or a ``TensorDataset`` of two, on ``device``, checked."""
@@ -73,7 +78,10 @@ def check_model(model: nn.Module, inputs: Tensor, probe: int = 8) -> None:
     # A model that draws random numbers must not shift the caller's stream by being looked at.
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         first, again = model(inputs), model(inputs)
-        alone = torch.cat([model(row[None]) for row in inputs])
+        try:
+            alone = torch.cat([model(row[None]) for row in inputs])
+        except ValueError as fault:  # batch norm without running statistics says so itself
+            raise ValueError(f"the model cannot evaluate a batch of one ({fault}). {_REMEDY}") from None
     require_finite(first.reshape(len(first), -1), "model output")
     if not torch.equal(first, again):
         raise ValueError(
@@ -85,7 +93,5 @@ def check_model(model: nn.Module, inputs: Tensor, probe: int = 8) -> None:
     tolerance = torch.finfo(first.dtype).eps ** 0.25 * float(first.abs().max().clamp_min(1e-30))
     if first.shape != alone.shape or float((first - alone).abs().max()) > tolerance:
         raise ValueError(
-            "a sample's output depends on the other samples of its batch even in eval mode (batch norm with "
-            "track_running_stats=False?): its gradient is not defined. Use running statistics, or group or "
-            "layer norm"
+            f"a sample's output depends on the other samples of its batch even in eval mode. {_REMEDY}"
         )

@@ -107,8 +107,10 @@ class GradientNoise:
         for start in range(0, self.samples, rows):
             chunk = slice(start, start + rows)
             parts = gradients(chosen, self._inputs[chunk], self._targets[chunk])
-            flat = {name: parts[name].detach().flatten(1) if parts[name].ndim > 1 else parts[name][:, None]
-                    for name in names}
+            flat = {
+                name: parts[name].detach().flatten(1) if parts[name].ndim > 1 else parts[name][:, None]
+                for name in names
+            }
             for name, part in flat.items():
                 _samples.require_finite(part, f"gradient with respect to {name!r}", start)
             yield torch.cat([flat[name] for name in names], dim=1)
@@ -149,8 +151,10 @@ class GradientNoise:
         count = self.samples
         largest = max(parameter.numel() for parameter in self._parameters.values())
         require_memory(
-            8 * count * (2 * count + largest), f"the {count} × {count} Gram matrix",
-            "use a random subset of the samples", self.device,
+            8 * count * (2 * count + largest),
+            f"the {count} × {count} Gram matrix",
+            "use a random subset of the samples",
+            self.device,
         )
         gram = torch.zeros(count, count, dtype=torch.float64, device=self.device)
         for names in self._groups(available_bytes(self.device) // 8):

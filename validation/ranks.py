@@ -60,7 +60,10 @@ def rank_measures(eigenvalues: ArrayLike, parameters: int) -> dict[str, float | 
         measures[f"threshold_{name}"] = threshold
     if trace == 0.0:
         return measures | {
-            "participation_ratio": 0.0, "stable_rank": 0.0, "entropy_rank": 0.0, "eigenvalues_99": 0,
+            "participation_ratio": 0.0,
+            "stable_rank": 0.0,
+            "entropy_rank": 0.0,
+            "eigenvalues_99": 0,
         }
     shares = values / trace
     occupied = shares[shares > 0.0]

@@ -58,8 +58,17 @@ def digits_spectra(
     data = digits(7, range(5), seed=seed)
     model = tiny_fc(hidden=hidden, seed=seed)
     training = train_sgd(
-        model, data.inputs, data.targets, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
-        sampling=sampling, momentum=momentum, nesterov=momentum > 0, snapshots=reached.values(), seed=seed,
+        model,
+        data.inputs,
+        data.targets,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        sampling=sampling,
+        momentum=momentum,
+        nesterov=momentum > 0,
+        snapshots=reached.values(),
+        seed=seed,
     )
     rows = []
     for epoch in reached.values():
@@ -73,15 +82,23 @@ def digits_spectra(
         mean = eigenvalues.sum() / size
         rows.append(
             {
-                "epoch": epoch, "loss": float(snapshot["loss"]), "accuracy": float(snapshot["accuracy"]),
-                "test_accuracy": float(hits.double().mean()), "eigenvalues": eigenvalues, "trace": noise.trace(),
-                "mean_eigenvalue": mean, "std_eigenvalue": np.sqrt((eigenvalues**2).sum() / size - mean**2),
+                "epoch": epoch,
+                "loss": float(snapshot["loss"]),
+                "accuracy": float(snapshot["accuracy"]),
+                "test_accuracy": float(hits.double().mean()),
+                "eigenvalues": eigenvalues,
+                "trace": noise.trace(),
+                "mean_eigenvalue": mean,
+                "std_eigenvalue": np.sqrt((eigenvalues**2).sum() / size - mean**2),
             }
             | noise.ranks()
         )
     constant = ("parameters", "samples", "gradient_dtype")
     measured = {
-        name: (("stage", "index") if name == "eigenvalues" else "stage", np.stack([row[name] for row in rows]))
+        name: (
+            ("stage", "index") if name == "eigenvalues" else "stage",
+            np.stack([row[name] for row in rows]),
+        )
         for name in rows[0]
         if name not in constant
     }

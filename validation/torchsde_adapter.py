@@ -17,7 +17,7 @@ from ._blocks import BlockHistogram
 
 SEGMENT_STEPS = 10_000  # beyond it BrownianInterval's tree is deep and float time loses digits
 _SEGMENT_BYTES = 64 * 2**20  # states kept at once
-_ROWS = 512  # paths evaluated together: a finite sum's rows × samples block then stays in cache
+_EVALUATIONS = 40_000  # paths × samples evaluated together, so that a finite sum's temporaries stay in cache
 
 
 class TorchSDE:
@@ -44,13 +44,18 @@ class TorchSDE:
 
     def __init__(self, process):
         if callable(process.temperature):
-            raise ValueError("the temperature is a schedule of time: only a constant number is supported here")
+            raise ValueError(
+                "the temperature is a schedule of time: only a constant number is supported here"
+            )
         self._temperature = float(process.temperature)
         self._evaluator = process.evaluator(torch)
+        samples = getattr(process.landscape, "samples", None)
+        self._rows = None if samples is None else max(1, _EVALUATIONS // samples)
 
     def f_and_g(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(b, L) at y (paths, d): shapes (paths, d) and (paths, d, d)."""
-        parts = [self._evaluator.drift_and_diffusion(rows, self._temperature) for rows in y.split(_ROWS)]
+        chunks = y.split(self._rows or len(y))
+        parts = [self._evaluator.drift_and_diffusion(rows, self._temperature) for rows in chunks]
         drift = torch.cat([part[0] for part in parts])
         return drift, cholesky_factor(2.0 * self._temperature * torch.cat([part[1] for part in parts]))
 
@@ -68,7 +73,9 @@ def cholesky_factor(matrix: Tensor) -> Tensor:
     for j in range(size):
         pivot = matrix[..., j, j] - factor[..., j, :j].square().sum(-1)
         if (pivot < -rounding).any():
-            raise ValueError(f"the diffusion matrix is not positive semi-definite: pivot {float(pivot.min()):.3g}")
+            raise ValueError(
+                f"the diffusion matrix is not positive semi-definite: pivot {float(pivot.min()):.3g}"
+            )
         root = pivot.clamp_min(0.0).sqrt()
         factor[..., j, j] = root
         degenerate = pivot <= 1e-3 * rounding
@@ -150,25 +157,32 @@ def torchsde_states(
     done, segment = 0, 0
     while burn_in - done > 0 or steps - done >= every:
         burning = done < burn_in
-        length = min(SEGMENT_STEPS, burn_in - done) if burning else every * min(saves, (steps - done) // every)
+        length = (
+            min(SEGMENT_STEPS, burn_in - done) if burning else every * min(saves, (steps - done) // every)
+        )
         # Summed as torchsde sums it: a save time that differs in the last bit would cost an extra step.
         clock = np.concatenate([[0.0], np.cumsum(np.full(length, float(step)))])
         kept = clock[[0, length]] if burning else clock[::every]
         if given is not None:
             motion = _GivenIncrements(given[done : done + length], step)
         else:
-            entropy = int.from_bytes(np.random.SeedSequence([seed, segment]).generate_state(4).tobytes(), "little")
+            entropy = int.from_bytes(
+                np.random.SeedSequence([seed, segment]).generate_state(4).tobytes(), "little"
+            )
             motion = torchsde.BrownianInterval(
                 0.0, float(clock[-1]), size=(paths, dim), dtype=torch.float64, dt=float(step), entropy=entropy
             )
         with torch.no_grad():
-            states = torchsde.sdeint(sde, state, torch.from_numpy(kept.copy()), bm=motion, dt=step, method="euler")
+            states = torchsde.sdeint(
+                sde, state, torch.from_numpy(kept.copy()), bm=motion, dt=step, method="euler"
+            )
         finite = torch.isfinite(states).all(dim=-1)
         if not finite.all():
             save, path = (int(i) for i in (~finite).nonzero()[0])
             raise Diverged(
                 f"path {path} is not finite by step {done + save * (length if burning else every)}: lower step={step}",
-                path=path, step=done + save * (length if burning else every),
+                path=path,
+                step=done + save * (length if burning else every),
             )
         done, segment, state = done + length, segment + 1, wrap(states[-1])
         if not burning:
@@ -213,12 +227,21 @@ def simulate_torchsde(
     Raises
     ------
     ValueError
-        As :func:`torchsde_states`, and a number of blocks that does not divide the paths.
+        As :func:`torchsde_states`; a number of blocks that does not divide the paths; a grid whose dimension
+        or periodic axes are not the process'.
     """
+    _check_grid(grid, process)
     histogram = BlockHistogram(grid, paths, blocks)
     done, last = burn_in, None
     for states in torchsde_states(
-        process, start, step=step, steps=steps, paths=paths, burn_in=burn_in, every=every, seed=seed,
+        process,
+        start,
+        step=step,
+        steps=steps,
+        paths=paths,
+        burn_in=burn_in,
+        every=every,
+        seed=seed,
         increments=increments,
     ):
         histogram.add(states)
@@ -229,18 +252,37 @@ def simulate_torchsde(
     result["state"] = ("path", "component"), last
     result = result.assign_coords(component=list(process.variables))
     result.attrs |= {
-        "integrator": "torchsde euler", "torchsde_version": torchsde.__version__,
-        "torch_version": str(torch.__version__), "temperature": float(process.temperature), "step": step,
-        "steps": steps, "paths": paths, "burn_in": burn_in, "every": every, "seed": seed,
+        "integrator": "torchsde euler",
+        "torchsde_version": torchsde.__version__,
+        "torch_version": str(torch.__version__),
+        "temperature": float(process.temperature),
+        "step": step,
+        "steps": steps,
+        "paths": paths,
+        "burn_in": burn_in,
+        "every": every,
+        "seed": seed,
         "noise": "BrownianInterval" if increments is None else "given",
     }
     return result
 
 
+def _check_grid(grid, process) -> None:
+    if grid.dim != len(process.variables):
+        raise ValueError(
+            f"the grid has {grid.dim} axes, the process the variables {', '.join(process.variables)}"
+        )
+    if grid.periodic != process.domain.periodic:
+        raise ValueError(
+            f"periodic axes of the grid {grid.periodic} and of the process {process.domain.periodic} differ: set the "
+            "grid's boundary or the landscape's domain"
+        )
+
+
 def _wrapping(process) -> Callable[[Tensor], Tensor]:
     """Periodic coordinates back into their period."""
-    domain = getattr(process, "domain", None)
-    periodic = [] if domain is None else [axis for axis, wraps in enumerate(domain.periodic) if wraps]
+    domain = process.domain
+    periodic = [axis for axis, wraps in enumerate(domain.periodic) if wraps]
     if not periodic:
         return lambda states: states
 

@@ -103,8 +103,14 @@ def train_sgd(
         measured,
         coords={"epoch": recorded},
         attrs={
-            "learning_rate": learning_rate, "batch_size": batch_size, "sampling": sampling, "seed": seed,
-            "momentum": momentum, "nesterov": int(nesterov), "weight_decay": weight_decay, "samples": count,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "sampling": sampling,
+            "seed": seed,
+            "momentum": momentum,
+            "nesterov": int(nesterov),
+            "weight_decay": weight_decay,
+            "samples": count,
             "torch_version": str(torch.__version__),
         },
     )
@@ -112,7 +118,9 @@ def train_sgd(
 
 def _check(count, labels, epochs, learning_rate, batch_size, sampling, recorded) -> None:
     if count == 0 or count != labels:
-        raise ValueError(f"inputs hold {count} samples and targets {labels}: one target per input, at least 1")
+        raise ValueError(
+            f"inputs hold {count} samples and targets {labels}: one target per input, at least 1"
+        )
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r}: choose one of {', '.join(SAMPLINGS)}")
     if not 1 <= batch_size <= count:

@@ -5,6 +5,7 @@ the figure. The look is that of `STYLE`, a matplotlib style file, and is in forc
 """
 
 from ._style import STYLE as STYLE
+from ._style import formula as formula
 from ._style import is_field as is_field
 from ._style import png as png
 from ._style import save_png as save_png

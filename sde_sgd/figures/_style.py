@@ -24,7 +24,7 @@ _LOCK = threading.RLock()  # matplotlib's settings are one global table
 
 INK = "#22272e"
 MUTED = "#8b949e"
-EMPTY = "#eceff2"  # where a field is not shown
+EMPTY = "#e4e8ec"  # where a field is not shown
 
 
 def styled(function: Callable) -> Callable:
@@ -45,10 +45,24 @@ def axes_or_new(ax: "Axes | None", width: float = 4.6, height: float = 3.6) -> "
     return new_figure(width, height).subplots() if ax is None else ax
 
 
+def map_axes_or_new(ax: "Axes | None", x: np.ndarray, y: np.ndarray, above: float = 0.0) -> "Axes":
+    """`ax`, or the axes of a new figure shaped to a map with a colour bar and `above` inches for a legend."""
+    return axes_or_new(ax, 5.0, 3.5 * proportions(x, y) + 0.65 + above)
+
+
+def proportions(x: np.ndarray, y: np.ndarray) -> float:
+    """Height over width of a map of these cells: true, unless that would be extreme (then 1)."""
+    if x.size < 2 or y.size < 2:
+        raise ValueError("a map needs at least two cells along each variable")
+    ratio = (y[-1] - y[0]) / (x[-1] - x[0])
+    return float(ratio) if 0.4 < ratio < 2.5 else 1.0
+
+
 def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of that size in inches; "compressed" keeps colour bars as tall as their maps."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="compressed")
 
 
 @styled
@@ -64,6 +78,22 @@ def svg(figure: "Figure") -> bytes:
     """The figure as SVG without date, letters drawn as shapes: it looks the same on every machine."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+@styled
+def formula(latex: str) -> bytes:
+    """A formula set by matplotlib as SVG on a transparent ground, cut to its size; ValueError if it cannot be."""
+    import matplotlib
+
+    figure = new_figure(1, 1)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"mathtext.fontset": "stix"}):
+        figure.text(0, 0, f"${latex}$", fontsize=14)
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", pad_inches=0.03, transparent=True,
+            metadata={"Date": None, "Creator": None},
+        )  # fmt: skip
     return buffer.getvalue()
 
 
@@ -88,13 +118,17 @@ def plane(field: Any, what: str) -> tuple[str, str, np.ndarray, np.ndarray, np.n
     return x, y, np.asarray(field[x], float), np.asarray(field[y], float), np.asarray(field, float)
 
 
+def colour_bar(figure: Any, maps: Any, mappable: Any, label: str, rows: int = 1, **options: Any) -> None:
+    """A colour bar beside `maps` (axes, or an array of them in `rows` rows), as tall as they are."""
+    figure.colorbar(mappable, ax=maps, label=label, pad=0.02, aspect=22 * rows, **options)
+
+
 def frame(ax: "Axes", names: tuple[str, str], x: np.ndarray, y: np.ndarray) -> None:
     """Label the two axes, fit them to the cells, and keep true proportions unless they would be extreme."""
     half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_xlim(x[0] - half_x, x[-1] + half_x)
     ax.set_ylim(y[0] - half_y, y[-1] + half_y)
-    ratio = (y[-1] - y[0]) / (x[-1] - x[0])
-    ax.set_aspect("equal" if 0.4 < ratio < 2.5 else "auto")
+    ax.set_box_aspect(proportions(x, y))
     for side in ("top", "right"):
         ax.spines[side].set_visible(True)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._style import EMPTY, INK, axes_or_new, frame, plane, styled
+from ._style import EMPTY, INK, colour_bar, frame, map_axes_or_new, plane, styled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,12 +28,12 @@ def plot_current(decomposition: "xr.Dataset", ax: "Axes | None" = None, ceiling:
     remainder = decomposition["remainder"].transpose(x_name, y_name, "component").to_numpy()
     speed = np.where(hidden, 0.0, np.hypot(remainder[..., 0], remainder[..., 1]))
 
-    ax = axes_or_new(ax, 5.2, 3.9)
+    ax = map_axes_or_new(ax, x, y)
     ax.set_facecolor(EMPTY)
     filled = ax.contourf(
         x, y, np.ma.masked_where(hidden, height).T, levels=np.linspace(0.0, ceiling, 11), cmap="Blues_r", alpha=0.75
     )
-    ax.figure.colorbar(filled, ax=ax, label="potential / temperature", ticks=np.linspace(0.0, ceiling, 6))
+    colour_bar(ax.figure, ax, filled, "potential / temperature", ticks=np.linspace(0.0, ceiling, 6))
     frame(ax, (x_name, y_name), x, y)
     fall = np.hypot(*np.gradient(potential, x, y))  # |∇Φ| sets the scale of motion
     if speed.max() <= _STILL * np.max(fall, where=~hidden, initial=0.0):

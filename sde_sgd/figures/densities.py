@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._style import EMPTY, axes_or_new, frame, new_figure, plane, styled
+from ._style import (
+    EMPTY,
+    axes_or_new,
+    colour_bar,
+    frame,
+    map_axes_or_new,
+    new_figure,
+    plane,
+    proportions,
+    styled,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -14,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+_COLOURS = "GnBu"  # light where nothing is
 _DECADES = 8  # how far below the peak a logarithmic scale reaches
 
 
@@ -28,9 +39,10 @@ def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = 
         ax = axes_or_new(ax)
         _line(ax, density, log, label=None)
         return ax
-    ax = axes_or_new(ax)
+    _, _, x, y, _ = plane(density, "a density")
+    ax = map_axes_or_new(ax, x, y)
     mesh = _mesh(ax, density, _scale([density], log))
-    ax.figure.colorbar(mesh, ax=ax, label="density", extend="min" if log else "neither")
+    colour_bar(ax.figure, ax, mesh, "density", extend="min" if log else "neither")
     return ax
 
 
@@ -58,10 +70,8 @@ def plot_densities(
     columns = min(columns or 3, len(fields))
     rows = math.ceil(len(fields) / columns)
     _, _, x, y, _ = plane(fields[0], "a density")
-    ratio = (y[-1] - y[0]) / (x[-1] - x[0])
-    ratio = ratio if 0.4 < ratio < 2.5 else 1.0
-    width = 2.7
-    figure = new_figure(width * columns + 1.1, rows * (width * ratio * 0.9 + 0.55))
+    width = 2.6
+    figure = new_figure(width * columns + 1.0, rows * (width * proportions(x, y) * 0.9 + 0.5) + 0.2)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     scale = _scale(fields, log)
     for panel, (title, field) in zip(panels.flat, densities.items(), strict=False):
@@ -70,7 +80,7 @@ def plot_densities(
         panel.label_outer()
     for panel in panels.flat[len(fields) :]:
         panel.remove()
-    figure.colorbar(mesh, ax=panels, label="density", extend="min" if log else "neither", aspect=24 * rows)
+    colour_bar(figure, panels, mesh, "density", rows, extend="min" if log else "neither")
     return figure
 
 
@@ -87,7 +97,7 @@ def _mesh(ax: "Axes", density: "xr.DataArray", scale: "Normalize"):
     x_name, y_name, x, y, values = plane(density, "a density")
     shown = np.ma.masked_invalid(values) if scale.vmin == 0 else np.ma.masked_less_equal(values, 0.0)
     ax.set_facecolor(EMPTY)
-    mesh = ax.pcolormesh(x, y, shown.T, norm=scale, cmap="viridis", shading="nearest", rasterized=True)
+    mesh = ax.pcolormesh(x, y, shown.T, norm=scale, cmap=_COLOURS, shading="nearest", rasterized=True)
     frame(ax, (x_name, y_name), x, y)
     return mesh
 

@@ -88,13 +88,21 @@ def plot_distance(
     if np.unique(at[clear]).size >= 2:
         law = fit_power_law(at[clear], value[clear], None if sigma is None else sigma[clear])
         ends = np.array([at[clear].min(), at[clear].max()])
-        error_text = "" if np.isnan(law.slope_error) else f" ± {law.slope_error:.2f}"
-        ax.plot(ends, law.factor * ends**law.slope, color=colour, lw=1.3, label=f"slope {law.slope:.2f}{error_text}")
+        ax.plot(ends, law.factor * ends**law.slope, color=colour, lw=1.3, label=f"slope {_with_error(law)}")
     if level is not None:
         ax.plot(at, level, color=INK, lw=1.1, ls=(0, (4, 3)), label="sampling floor")
     ax.grid(True, which="major")
-    ax.legend()
+    handles, labels = ax.get_legend_handles_labels()
+    points_first = sorted(zip(handles, labels), key=lambda pair: hasattr(pair[0], "get_linestyle"))
+    ax.legend(*zip(*points_first))
     return ax
+
+
+def _with_error(law: PowerLaw) -> str:
+    if not law.slope_error >= 5e-5:  # exact, or NaN from two points without errors
+        return f"{law.slope:.2f}"
+    digits = int(np.clip(np.ceil(-np.log10(law.slope_error)), 2, 4))
+    return f"{law.slope:.{digits}f} ± {law.slope_error:.{digits}f}"
 
 
 def _points(

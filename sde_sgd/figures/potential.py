@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._style import EMPTY, INK, axes_or_new, frame, plane, styled
+from ._style import EMPTY, INK, colour_bar, frame, map_axes_or_new, plane, styled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +46,7 @@ def plot_potential_against_loss(
     centre = float(np.average(np.where(visible, difference, 0.0), weights=weight))
     reach = _reach(difference[visible], centre, temperature)
 
-    ax = axes_or_new(ax, 5.4, 4.0)
+    ax = map_axes_or_new(ax, x, y, above=0.4)
     ax.set_facecolor(EMPTY)
     mesh = ax.pcolormesh(
         x, y, np.ma.masked_where(~visible, difference).T, cmap="RdBu_r", shading="nearest", rasterized=True,
@@ -54,7 +54,7 @@ def plot_potential_against_loss(
     )  # fmt: skip
     levels = temperature * np.array([1.0, 2.0, 4.0, 8.0])
     ax.contour(x, y, potential.T, levels=levels, colors=INK, linewidths=0.6, alpha=0.45)
-    ax.figure.colorbar(mesh, ax=ax, label="potential − loss", extend="both")
+    colour_bar(ax.figure, ax, mesh, "potential − loss", extend="both")
     frame(ax, (x_name, y_name), x, y)
     if mark_points(ax, (x_name, y_name), critical_points, modes):
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.3)
@@ -78,9 +78,9 @@ def mark_points(
             raise ValueError(f"a critical point is a {', '.join(_MARKERS)}, got {', '.join(sorted(unknown))}")
         for kind, (marker, fill) in _MARKERS.items():
             chosen = critical_points.isel(point=np.flatnonzero(kinds == kind))
-            drawn |= _scatter(ax, names, chosen, marker, fill, 46, f"{kind} of the loss")
+            drawn |= _scatter(ax, names, chosen, marker, fill, 80, f"{kind} of the loss")
     if modes is not None:
-        drawn |= _scatter(ax, names, modes, "*", "#ffdd00", 95, "mode of the density")
+        drawn |= _scatter(ax, names, modes, "*", "#ffdd00", 62, "mode of the density")
     return drawn
 
 

@@ -1,0 +1,5 @@
+"""The potential Φ, the remainder j and the circulation Q of a stationary process."""
+
+from .decomposition import decompose
+
+__all__ = ["decompose"]

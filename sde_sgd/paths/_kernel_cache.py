@@ -1,0 +1,92 @@
+"""Generated kernel modules on disk: named by a hash of what they contain, so an edit never meets old machine code."""
+
+import hashlib
+import importlib.util
+import os
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import llvmlite
+import numba
+import numpy as np
+
+_MARKER = "# -- fragment --\n"
+_loaded: dict[str, ModuleType] = {}
+_lock = threading.Lock()
+
+
+def fragment(module_name: str) -> str:
+    """The text of a fragment file of this package, from its marker on."""
+    text = (Path(__file__).parent / f"{module_name}.py").read_text(encoding="utf-8")
+    return text.split(_MARKER, 1)[1]
+
+
+def cache_folder() -> Path:
+    """The folder of generated kernels: $SDE_SGD_CACHE_DIR, else the user's cache, else a private temporary folder.
+
+    It must belong to this user and be closed to others, because what lies in it is executed.
+    """
+    candidates = []
+    if os.environ.get("SDE_SGD_CACHE_DIR"):
+        candidates.append(Path(os.environ["SDE_SGD_CACHE_DIR"]))
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    candidates += [Path(base) / "sde-sgd" / "kernels", Path(tempfile.gettempdir()) / f"sde-sgd-kernels-{user}"]
+    for folder in candidates:
+        if _usable(folder):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="sde-sgd-kernels-"))
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return False
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            return False
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def load(source: str, functions: Mapping[str, Callable] | None = None) -> ModuleType:
+    """The module of `source`, imported from the cache folder, where Numba keeps its machine code beside it.
+
+    `functions` are opaque jitted callables the source refers to; such a module is compiled in memory only.
+    """
+    versions = f"{sys.version_info[:2]} {numba.__version__} {llvmlite.__version__} {np.__version__}"
+    if functions:
+        source = source.replace("cache=True", "cache=False")
+    name = "kernel_" + hashlib.blake2b(f"{versions}\n{source}".encode(), digest_size=12).hexdigest()
+    with _lock:
+        if name in _loaded and not functions:
+            return _loaded[name]
+        file = cache_folder() / f"{name}.py"
+        if not file.exists() or file.read_text(encoding="utf-8") != source:
+            _write(file, source)
+        spec = importlib.util.spec_from_file_location(f"sde_sgd_{name}", file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        module.__dict__.update(functions or {})
+        sys.modules[spec.name] = module  # Numba finds a function's home by its module's name
+        spec.loader.exec_module(module)
+        if not functions:
+            _loaded[name] = module
+        return module
+
+
+def _write(file: Path, source: str) -> None:
+    """Whole or not at all; with a fixed time stamp, because Numba takes a newer file for a changed one."""
+    handle, partial = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(source)
+    os.utime(partial, (1_000_000_000, 1_000_000_000))
+    os.replace(partial, file)

@@ -1,0 +1,181 @@
+"""Data, training and the digits' gradient noise over training."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from sde_sgd.validation import digits, digits_spectra, tiny_fc, train_sgd
+
+
+def test_importing_the_wing_does_not_import_torch():
+    code = "import sys, sde_sgd.validation as v; assert v.__all__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(7, torch.float64), (8, torch.float32)])
+def test_digits_shapes_range_and_split(size, dtype):
+    data = digits(size, (3, 0, 9), seed=4, test_fraction=0.25, dtype=dtype)
+    total = len(data.inputs) + len(data.test_inputs)
+    assert data.inputs.shape[1:] == data.test_inputs.shape[1:] == (1, size, size)
+    assert len(data.test_inputs) == round(0.25 * total) and total == 183 + 178 + 180
+    assert data.inputs.dtype == dtype and data.targets.dtype == torch.int64
+    assert 0.0 <= float(data.inputs.min()) and float(data.inputs.max()) <= 1.0
+    counts = torch.bincount(torch.cat([data.targets, data.test_targets]))
+    assert counts.tolist() == [183, 178, 180]  # labels are positions in `classes`
+    again = digits(size, (3, 0, 9), seed=4, test_fraction=0.25, dtype=dtype)
+    assert all(torch.equal(a, b) for a, b in zip(data, again))
+    assert not torch.equal(
+        data.inputs, digits(size, (3, 0, 9), seed=5, test_fraction=0.25, dtype=dtype).inputs
+    )
+
+
+def test_pooling_to_seven_keeps_the_mean_of_a_constant_image():
+    """Area averages of an image lie between its extremes, and 7 × 7 differs from dropping a row."""
+    seven, eight = digits(7, test_fraction=0.0), digits(8, test_fraction=0.0)
+    assert torch.equal(seven.targets, eight.targets)
+    assert (seven.inputs.amax((1, 2, 3)) <= eight.inputs.amax((1, 2, 3))).all()
+    expected = nn.functional.adaptive_avg_pool2d(eight.inputs, 7)
+    np.testing.assert_allclose(seven.inputs.numpy(), expected.numpy(), atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 6}, "7 or 8"),
+        ({"classes": (1,)}, "two distinct"),
+        ({"classes": (1, 1)}, "two distinct"),
+        ({"classes": (1, 12)}, "0 to 9"),
+        ({"test_fraction": 1.0}, "below 1"),
+        ({"dtype": torch.int64}, "float64"),
+    ],
+)
+def test_digits_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        digits(**arguments)
+
+
+def small_problem():
+    data = digits(7, (0, 1))
+    return tiny_fc(classes=2, hidden=3, seed=1), data.inputs[:50], data.targets[:50]
+
+
+@pytest.mark.parametrize("sampling", ["with_replacement", "reshuffling"])
+def test_training_is_the_same_bits_twice(sampling):
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(len(runs))  # the global stream must not matter
+        model, inputs, targets = small_problem()
+        runs.append(
+            train_sgd(
+                model,
+                inputs,
+                targets,
+                epochs=3,
+                learning_rate=0.02,
+                batch_size=8,
+                sampling=sampling,
+                momentum=0.9,
+                nesterov=True,
+                weight_decay=1e-3,
+                snapshots=(0, 1, 3),
+                seed=7,
+            )
+        )
+    assert runs[0].identical(runs[1])
+    assert runs[0].epoch.values.tolist() == [0, 1, 3]
+    assert runs[0].loss[-1] < runs[0].loss[0]
+    np.testing.assert_array_equal(
+        runs[0].weights[-1], parameters_to_vector(model.parameters()).detach().numpy()
+    )
+    assert runs[0].weights.shape == (3, 49 * 3 + 3 + 3 * 2 + 2)
+
+
+def test_full_batch_reshuffling_is_gradient_descent_by_hand():
+    model, inputs, targets = small_problem()
+    reference, _, _ = small_problem()
+    run = train_sgd(
+        model, inputs, targets, epochs=4, learning_rate=0.3, batch_size=50, sampling="reshuffling"
+    )
+    for _ in range(4):
+        gradients = torch.autograd.grad(
+            nn.functional.cross_entropy(reference(inputs), targets), reference.parameters()
+        )
+        with torch.no_grad():
+            for parameter, gradient in zip(reference.parameters(), gradients):
+                parameter -= 0.3 * gradient
+    np.testing.assert_allclose(
+        run.weights[-1], parameters_to_vector(reference.parameters()).detach(), atol=1e-12
+    )
+
+
+def test_reshuffling_sees_every_sample_once_and_replacement_does_not():
+    from sde_sgd.validation.training import _batches
+
+    generator = torch.Generator().manual_seed(0)
+    once = torch.cat(list(_batches(50, 8, "reshuffling", generator)))
+    assert sorted(once.tolist()) == list(range(50))
+    drawn = torch.cat(list(_batches(50, 8, "with_replacement", generator)))
+    assert len(drawn) == 56 and len(set(drawn.tolist())) < 50
+
+
+def test_regression_has_no_accuracy_and_divergence_is_named():
+    model = nn.Linear(2, 1, dtype=torch.float64)
+    inputs = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = inputs.sum(dim=1, keepdim=True)
+    run = train_sgd(
+        model, inputs, targets, epochs=50, learning_rate=0.1, batch_size=5, loss=nn.functional.mse_loss
+    )
+    assert "accuracy" not in run and run.loss[-1] < 1e-3
+    with pytest.raises(ValueError, match="after epoch 400: lower learning_rate"):
+        train_sgd(
+            model, inputs, targets, epochs=400, learning_rate=10.0, batch_size=5, loss=nn.functional.mse_loss
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 51}, "50 samples"),
+        ({"sampling": "shuffled"}, "with_replacement"),
+        ({"learning_rate": 0.0}, "positive"),
+        ({"snapshots": (5,)}, "between 0 and 2"),
+        ({"epochs": -1}, "0 or more"),
+    ],
+)
+def test_training_refuses(changes, message):
+    model, inputs, targets = small_problem()
+    settings = {"epochs": 2, "learning_rate": 0.1, "batch_size": 8} | changes
+    with pytest.raises(ValueError, match=message):
+        train_sgd(model, inputs, targets, **settings)
+
+
+def test_tiny_fc_has_885_weights_and_leaves_the_stream_alone():
+    state = torch.random.get_rng_state()
+    one, two = tiny_fc(seed=3), tiny_fc(seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    vector = parameters_to_vector(one.parameters())
+    assert len(vector) == 885 and torch.equal(vector, parameters_to_vector(two.parameters()))
+
+
+def test_digits_spectra_at_three_stages():
+    spectra = digits_spectra(epochs=10)
+    size, count = spectra.attrs["parameters"], spectra.attrs["samples"]
+    assert spectra.eigenvalues.shape == (3, min(size, count - 1)) and size == 885
+    assert spectra.epoch.values.tolist() == [2, 4, 10]
+    np.testing.assert_allclose(spectra.eigenvalues.sum("index"), spectra.trace, rtol=1e-12)
+    np.testing.assert_allclose(spectra.mean_eigenvalue, spectra.trace / size, rtol=1e-12)
+    padded = np.zeros((3, size))
+    padded[:, : spectra.sizes["index"]] = spectra.eigenvalues
+    np.testing.assert_allclose(spectra.std_eigenvalue, padded.std(axis=1), rtol=1e-10)
+    assert (spectra.rank_float32 < spectra.rank_float64).all()
+    assert (spectra.participation_ratio < 0.05 * size).all()  # a few directions carry the noise
+    assert float(spectra.accuracy[-1]) > 0.95 and float(spectra.test_accuracy[-1]) > 0.9
+    with pytest.raises(ValueError, match="train for longer"):
+        digits_spectra(epochs=2)
+    with pytest.raises(ValueError, match="distinct fractions"):
+        digits_spectra(stages=(0.5, 1.5))
