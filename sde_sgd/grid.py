@@ -92,7 +92,7 @@ class Grid:
     @cached_property
     def spacing(self) -> np.ndarray:
         """Width of a cell along each axis, shape (dim,)."""
-        return (np.array(self.upper) - np.array(self.lower)) / np.array(self.shape)
+        return _frozen((np.array(self.upper) - np.array(self.lower)) / np.array(self.shape))
 
     @property
     def cell_volume(self) -> float:
@@ -102,12 +102,13 @@ class Grid:
     @cached_property
     def axes(self) -> tuple[np.ndarray, ...]:
         """Cell centres along each axis."""
-        return tuple(a + h * (np.arange(n) + 0.5) for a, h, n in zip(self.lower, self.spacing, self.shape))
+        ends = zip(self.lower, self.spacing, self.shape)
+        return tuple(_frozen(a + h * (np.arange(n) + 0.5)) for a, h, n in ends)
 
     @cached_property
     def edges(self) -> tuple[np.ndarray, ...]:
         """Cell edges along each axis, one more than cells, both ends of the box included exactly."""
-        return tuple(np.linspace(a, b, n + 1) for a, b, n in zip(self.lower, self.upper, self.shape))
+        return tuple(_frozen(np.linspace(a, b, n + 1)) for a, b, n in zip(self.lower, self.upper, self.shape))
 
     def centers(self) -> np.ndarray:
         """Coordinates of all cell centres, shape (*shape, dim)."""
@@ -137,6 +138,11 @@ class Grid:
         if values.size != math.prod(shape):
             raise ValueError(f"{name} has {values.size} values for an array of shape {shape}")
         return xr.DataArray(values.reshape(shape), coords, dims, name, dict(attrs or {}))
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False  # remembered by a hashable object: writing to it would change the grid
+    return array
 
 
 def _numbers(given: Any, name: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""A report people read: one self-contained HTML file of text, numbers, tables and figures, without scripts."""
+"""A report people read: one self-contained HTML file of text, tables and figures, without scripts."""
 
 import base64
 import json
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_LABELS = {"sde_sgd": "sde-sgd", "created_at": "created at", "float_type": "float type", "argv": "command"}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -22,7 +23,7 @@ class Report:
         section = report.section("The stationary density")
         section.text("Three ways to the same density, and how far they are apart.")
         section.table(["method", "L1 distance"], [["paths", 2.1e-3]], "Distances to the solved density.")
-        section.figure(plot_densities(...), "Solved, simulated, real SGD.", alt="Three density maps side by side")
+        section.figure(plot_densities(...), "Solved, simulated, real.", alt="Three maps side by side")
         Path("report.html").write_text(report.html(), encoding="utf-8")
 
     Every text is shown exactly as given: nothing in it is markup. A blank line starts a new paragraph.
@@ -61,7 +62,9 @@ class Report:
             lead=_paragraphs(self.lead),
             headlines=self.headlines,
             sections=self.sections,
-            provenance=[(name.replace("_", " "), str(value)) for name, value in facts.items() if value != ""],
+            provenance=[
+                (_LABELS.get(name, name), str(value)) for name, value in facts.items() if value != ""
+            ],
             settings=list(_flat(settings)),
         )
 
@@ -89,7 +92,9 @@ class Section:
         cells = []
         for k, row in enumerate(rows):
             if len(row) != len(columns):
-                raise ValueError(f"row {k} of the table has {len(row)} cells for {len(columns)} columns: {row!r}")
+                raise ValueError(
+                    f"row {k} of the table has {len(row)} cells for {len(columns)} columns: {row!r}"
+                )
             cells.append([{"text": number(value), "numeric": _is_number(value)} for value in row])
         numeric = [bool(cells) and all(row[k]["numeric"] for row in cells) for k in range(len(columns))]
         return self._add("table", columns=list(zip(columns, numeric)), rows=cells, caption=caption)
@@ -97,8 +102,8 @@ class Section:
     def figure(self, figure: "Figure", caption: str, alt: str, wide: bool | None = None) -> "Section":
         """A matplotlib figure: fields as PNG at 150 dpi, everything else as SVG.
 
-        `alt` says in words what the figure shows, for those who cannot see it. A figure is set across the whole
-        page if `wide`, by default if it is wider than the text.
+        `alt` says in words what the figure shows, for those who cannot see it. A figure is set across the
+        whole page if `wide`, by default if it is wider than the text.
         """
         from . import figures
 
@@ -110,15 +115,20 @@ class Section:
         else:
             source = _data_address("image/svg+xml", figures.svg(figure))
         return self._add(
-            "figure", source=source, alt=alt, caption=caption, width=round(width * 96), height=round(height * 96),
-            wide=width > 7.2 if wide is None else wide,
+            "figure", source=source, alt=alt, caption=caption, width=round(width * 96),
+            height=round(height * 96), wide=width > 7.2 if wide is None else wide,
         )  # fmt: skip
 
     def formula(self, latex: str, alt: str = "") -> "Section":
-        r"""A displayed formula in the part of LaTeX that matplotlib sets itself, such as r"\rho \propto e^{-\Phi/T}"."""
+        r"""A displayed formula in the part of LaTeX that matplotlib sets, e.g. r"\rho \propto e^{-\Phi/T}".
+
+        Fractions of full height are `\dfrac`. `alt` says it in words. ValueError for what cannot be set.
+        """
         from . import figures
 
-        return self._add("formula", alt=alt or latex, source=_data_address("image/svg+xml", figures.formula(latex)))
+        return self._add(
+            "formula", alt=alt or latex, source=_data_address("image/svg+xml", figures.formula(latex))
+        )
 
     def _add(self, kind: str, **content: Any) -> "Section":
         self.blocks.append({"kind": kind, **content})
@@ -126,7 +136,7 @@ class Section:
 
 
 def number(value: Any) -> str:
-    """A cell's text: numbers to four digits (2.1 × 10⁻⁵ beyond five orders), yes/no, empty for None, else text.
+    """A cell's text: numbers to four digits (2.1 × 10⁻⁵ if far from 1), yes/no, empty for None, else text.
 
     >>> [number(v) for v in (3, 0.12345, 2.1e-5, -4e9, float("inf"), True, None, "as it is")]
     ['3', '0.1235', '2.1 × 10⁻⁵', '−4 × 10⁹', '∞', 'yes', '', 'as it is']
@@ -138,7 +148,11 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, numbers.Integral):
-        return f"{value:,}".replace(",", "\u202f").replace("-", "−") if abs(value) >= 10000 else f"{value}".replace("-", "−")
+        return (
+            f"{value:,}".replace(",", "\u202f").replace("-", "−")
+            if abs(value) >= 10000
+            else f"{value}".replace("-", "−")
+        )
     if not isinstance(value, numbers.Real):
         return str(value)
     value = float(value)

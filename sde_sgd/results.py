@@ -1,4 +1,4 @@
-"""Results on disk: what made them, saved whole, read back checked, and resumed where a run was interrupted."""
+"""Results on disk: what made them, saved whole, read back checked, and resumed after an interruption."""
 
 import json
 import os
@@ -48,7 +48,11 @@ def provenance(settings: Mapping[str, Any] | None = None) -> dict[str, str | int
         "platform": platform.platform(),
     }
     found |= {name: _version(name) for name in _LIBRARIES}
-    return found | {"float_type": "float64", "argv": shlex.join(sys.argv), "settings": canonical(settings or {})}
+    return found | {
+        "float_type": "float64",
+        "argv": shlex.join(sys.argv),
+        "settings": canonical(settings or {}),
+    }
 
 
 @cache
@@ -81,8 +85,8 @@ def _git_state() -> str:
 def save(data: "xr.Dataset | xr.DataTree", path: str | os.PathLike) -> None:
     """Write a Dataset or DataTree to `path` as netCDF-4, whole or not at all.
 
-    Attributes that netCDF has no type for (True, None, lists, tables, whole numbers beyond 64 bits) are written
-    as "json:…" and read back as they were; arrays come back as lists. `data` itself is not changed.
+    Attributes that netCDF has no type for (True, None, lists, tables, whole numbers beyond 64 bits) are
+    written as "json:…" and read back as they were; arrays come back as lists. `data` itself is not changed.
     Raises ValueError for an attribute that is none of these, naming it.
     """
     written = _with_attributes(data, _encode)
@@ -145,7 +149,9 @@ def _encode(value: Any, name: str) -> Any:
     try:
         return _JSON + json.dumps(value)
     except (TypeError, ValueError):
-        raise ValueError(f"attribute {name!r} cannot be saved: {value!r} is not a number, text, list or table") from None
+        raise ValueError(
+            f"attribute {name!r} cannot be saved: {value!r} is not a number, text, list or table"
+        ) from None
 
 
 def _decode(value: Any, name: str) -> Any:
@@ -184,7 +190,9 @@ class Run:
         if fresh:
             self.result_path.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "stages", ignore_errors=True)
-        write_text(self.folder / "config.toml", to_toml(self.config))  # first, so that the folder says what it is
+        write_text(
+            self.folder / "config.toml", to_toml(self.config)
+        )  # first, so that the folder says what it is
 
     @property
     def result_path(self) -> Path:
@@ -203,7 +211,9 @@ class Run:
         """True if stage `name` was finished, by this process or an earlier one."""
         return self._stage_path(name).is_file()
 
-    def stage(self, name: str, compute: Callable[[], "xr.Dataset | xr.DataTree"]) -> "xr.Dataset | xr.DataTree":
+    def stage(
+        self, name: str, compute: Callable[[], "xr.Dataset | xr.DataTree"]
+    ) -> "xr.Dataset | xr.DataTree":
         """The saved result of stage `name`, computed by `compute()` and saved if it is not there yet.
 
         What is returned was read from the file either way, so that a resumed run works with the same numbers
@@ -215,7 +225,10 @@ class Run:
         return load(path)
 
     def finish(
-        self, tree: "xr.Dataset | xr.DataTree", report_html: str, figures: "Mapping[str, Figure] | None" = None
+        self,
+        tree: "xr.Dataset | xr.DataTree",
+        report_html: str,
+        figures: "Mapping[str, Figure] | None" = None,
     ) -> None:
         """Write figures/<name>.png, report.html and, last, result.nc with its provenance."""
         from .figures import save_png

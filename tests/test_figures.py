@@ -28,7 +28,10 @@ def fields():
     grid = {k: xr.DataArray(v, dims=("x", "y"), coords=coordinates) for k, v in
             {"potential": potential, "loss": loss, "density": density}.items()}  # fmt: skip
     decomposition = xr.Dataset(
-        {"potential": grid["potential"], "remainder": (("x", "y", "component"), np.stack([-slope[1], slope[0]], -1))},
+        {
+            "potential": grid["potential"],
+            "remainder": (("x", "y", "component"), np.stack([-slope[1], slope[0]], -1)),
+        },
         attrs={"temperature": T},
     )
     return grid | {"decomposition": decomposition}
@@ -80,7 +83,9 @@ def test_densities_over_one_variable_are_lines(fields):
 
 
 def test_potential_against_loss(fields):
-    critical = points(x=[-1.0, 0.0, 1.0, 9.0], y=[-0.2, 0, 0.2, 9.0], kind=["minimum", "saddle", "minimum", "maximum"])
+    critical = points(
+        x=[-1.0, 0.0, 1.0, 9.0], y=[-0.2, 0, 0.2, 9.0], kind=["minimum", "saddle", "minimum", "maximum"]
+    )
     ax = figures.plot_potential_against_loss(
         fields["decomposition"], fields["loss"], critical, points(x=[-1.0, 1.0], y=[-0.2, 0.2])
     )
@@ -90,7 +95,11 @@ def test_potential_against_loss(fields):
     assert np.array_equal(np.ma.getmaskarray(shown), hidden.T) and hidden.any()
     assert np.allclose(shown.compressed(), np.ma.masked_where(hidden, expected).T.compressed())
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend == ["minimum of the loss", "saddle of the loss", "mode of the density"]  # the far one is outside
+    assert legend == [
+        "minimum of the loss",
+        "saddle of the loss",
+        "mode of the density",
+    ]  # the far one is outside
     figures.png(ax.figure)
 
 
@@ -143,8 +152,10 @@ def test_power_law():
     # Four points at ln 2 apart with 1/300 relative error each: σ_slope = (1/300)/(ln 2 · √5).
     assert law.slope_error == pytest.approx(1 / 300 / (np.log(2) * np.sqrt(5)))
     rng = np.random.default_rng(5)
-    slopes = np.array([figures.fit_power_law(x, y, 0.05 * x)[:2] for y in x * np.exp(0.05 * rng.normal(size=(400, 4)))])
-    # σ/√(2n) of a standard deviation over 400 fits is 3.5 %; the errors stated are widened by χ², so never too small.
+    slopes = np.array(
+        [figures.fit_power_law(x, y, 0.05 * x)[:2] for y in x * np.exp(0.05 * rng.normal(size=(400, 4)))]
+    )
+    # A standard deviation over 400 fits is known to 3.5 %; the errors stated are widened by χ², never too small.
     assert slopes[:, 0].std() < 1.15 * slopes[:, 1].mean()
     assert np.isnan(figures.fit_power_law([1, 2], [1, 2]).slope_error)
 
@@ -167,8 +178,8 @@ def test_spectrum():
         (lambda f: figures.plot_densities({}), "no density"),
         (lambda f: figures.plot_densities({"a": f["density"], "b": f["density"].T}), "same variables"),
         (lambda f: figures.plot_potential_against_loss(f["decomposition"], f["loss"][1:]), "same grid"),
-        (lambda f: figures.plot_potential_against_loss(f["decomposition"], f["loss"], points(x=[0.], y=[0.], kind=["top"])),
-         "top"),
+        (lambda f: figures.plot_potential_against_loss(
+            f["decomposition"], f["loss"], points(x=[0.], y=[0.], kind=["top"])), "got top"),
         (lambda f: figures.plot_distance(f["density"], "x"), "one dimension"),
         (lambda f: figures.fit_power_law([1, 2], [1, 0]), "positive"),
         (lambda f: figures.fit_power_law([1, 1], [1, 2]), "two different x"),
@@ -201,7 +212,8 @@ def test_the_callers_settings_are_restored_and_threads_agree(fields):
 
 def test_pyplot_is_never_imported():
     code = (
-        "import sys, numpy as np, xarray as xr; from sde_sgd import figures; assert 'matplotlib' not in sys.modules;"
+        "import sys, numpy as np, xarray as xr; from sde_sgd import figures\n"
+        "assert 'matplotlib' not in sys.modules\n"
         "figures.png(figures.plot_density(xr.DataArray(np.ones((4, 4)), dims=('x', 'y'))).figure);"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

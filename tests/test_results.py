@@ -32,8 +32,8 @@ def dataset():
 
 ATTRIBUTES = {
     "yes": True, "none": None, "one": [1], "mixed": [1, "a", None, [2.5]], "empty": [], "nothing": "",
-    "table": {"a": {"b": 1}}, "seed": 2**100, "small": -3, "real": 0.1, "greek": "β⁻¹ = η/2b", "tagged": "json:1",
-    "nul": "a\0b", "infinite": math.inf,
+    "table": {"a": {"b": 1}}, "seed": 2**100, "small": -3, "real": 0.1, "greek": "β⁻¹ = η/2b",
+    "tagged": "json:1", "nul": "a\0b", "infinite": math.inf,
 }  # fmt: skip
 
 
@@ -57,7 +57,11 @@ def test_numpy_attributes_become_plain(tmp_path):
 
 def test_tree_round_trip(tmp_path):
     tree = xr.DataTree.from_dict(
-        {"/": xr.Dataset(attrs={"deep": [1]}), "/prediction": dataset(), "/comparison/l1": xr.Dataset({"d": 0.25})}
+        {
+            "/": xr.Dataset(attrs={"deep": [1]}),
+            "/prediction": dataset(),
+            "/comparison/l1": xr.Dataset({"d": 0.25}),
+        }
     )
     tree["prediction"].attrs["finished"] = False
     save(tree, tmp_path / "t.nc")
@@ -111,7 +115,9 @@ def test_provenance():
 
 
 def test_provenance_does_not_import_torch():
-    code = "import sys; from sde_sgd.results import provenance; provenance({}); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from sde_sgd.results import provenance; provenance({}); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -124,7 +130,7 @@ scalars = st.one_of(
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=3), max_leaves=6)
 configs = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    st.one_of(values, st.dictionaries(st.text("abc .é\"", max_size=4), values, max_size=3)),
+    st.one_of(values, st.dictionaries(st.text('abc .é"', max_size=4), values, max_size=3)),
     max_size=5,
 )
 
@@ -142,7 +148,7 @@ def test_hash_ignores_order_and_absence_only():
 
 
 def test_a_configuration_holds_plain_values_only():
-    with pytest.raises(ValueError, match="grid.box"):
+    with pytest.raises(ValueError, match=r"grid\.box"):
         plain({"grid": {"box": object()}})
     with pytest.raises(ValueError, match="key"):
         plain({1: 2})
@@ -204,7 +210,9 @@ def test_abandoned_partial_files_are_swept(tmp_path):
     with _files.replacing(run.folder / "mine.nc") as mine:  # its writer, this process, lives
         mine.write_bytes(b"")
         process, thread, serial = mine.name.removesuffix(".partial").rsplit("-", 3)[1:]
-        gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+        gone = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+        )
         orphan = mine.with_name(mine.name.replace(f"-{process}-", f"-{int(gone.stdout)}-"))
         elsewhere = run.folder / f"a.nc.other-host-{process}-{thread}-{serial}.partial"
         old = run.folder / "b.nc.other-host-1-1-1.partial"

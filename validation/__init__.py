@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_load, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "data": ["Digits", "digits"],
@@ -15,16 +15,33 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "neuron": ["Neuron", "replay_sgd"],
         "ranks": ["rank_measures"],
         "spectra": ["digits_spectra"],
-        "torchsde_adapter": ["TorchSDE", "simulate_torchsde", "torchsde_states"],
+        "torchsde_adapter": ["TorchSDE", "torchsde_states"],
+        "torchsde_density": ["simulate_torchsde"],
         "training": ["tiny_fc", "train_sgd"],
     },
 )
 
+
+def __getattr__(name: str):
+    try:
+        return _load(name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("torch", "torchsde"):
+            raise
+        remedy = f"sde_sgd.validation.{name} needs {missing.name}: install the extra, sde-sgd[networks]"
+        raise ModuleNotFoundError(remedy, name=missing.name) from None
+
+
 if TYPE_CHECKING:
-    from .data import Digits, digits
-    from .gradient_noise import GradientNoise
-    from .neuron import Neuron, replay_sgd
-    from .ranks import rank_measures
-    from .spectra import digits_spectra
-    from .torchsde_adapter import TorchSDE, simulate_torchsde, torchsde_states
-    from .training import tiny_fc, train_sgd
+    from .data import Digits as Digits
+    from .data import digits as digits
+    from .gradient_noise import GradientNoise as GradientNoise
+    from .neuron import Neuron as Neuron
+    from .neuron import replay_sgd as replay_sgd
+    from .ranks import rank_measures as rank_measures
+    from .spectra import digits_spectra as digits_spectra
+    from .torchsde_adapter import TorchSDE as TorchSDE
+    from .torchsde_adapter import torchsde_states as torchsde_states
+    from .torchsde_density import simulate_torchsde as simulate_torchsde
+    from .training import tiny_fc as tiny_fc
+    from .training import train_sgd as train_sgd

@@ -40,16 +40,16 @@ class BlockHistogram:
         self._total += len(states) * self._size
 
     def dataset(self, variables: tuple[str, ...]) -> xr.Dataset:
-        """``counts``, ``density``, ``density_error`` and ``outside``, with cell centres as coordinates."""
+        """``density``, ``density_error`` and ``counts``, with cell centres as coordinates."""
         counts = self._counts.reshape(self._blocks, *self._grid.shape)
+        samples = self._total * self._blocks
         densities = counts / (self._total * self._grid.cell_volume)
         return xr.Dataset(
             {
-                "counts": (("block", *variables), counts),
                 "density": (variables, densities.mean(axis=0)),
                 "density_error": (variables, densities.std(axis=0, ddof=1) / np.sqrt(self._blocks)),
-                "outside": self._total * self._blocks - int(counts.sum()),
+                "counts": (("block", *variables), counts),
             },
             coords=dict(zip(variables, self._grid.axes)),
-            attrs={"samples_per_block": self._total},
+            attrs={"samples": samples, "outside": samples - int(counts.sum())},
         )

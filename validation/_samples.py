@@ -11,8 +11,8 @@ from torch.func import functional_call
 Parameters = dict[str, Tensor]
 
 _REMEDY = (
-    "Its gradient alone is not defined: give batch norm running statistics (track_running_stats=True), or use "
-    "group or layer norm"
+    "Its gradient alone is not defined: give batch norm running statistics (track_running_stats=True), "
+    "or use group or layer norm"
 )
 
 
@@ -50,7 +50,7 @@ def require_finite(rows: Tensor, what: str, first_sample: int = 0) -> None:
         if bad.any():
             sample = first_sample + int(bad.nonzero()[0, 0])
             raise ValueError(
-                f"{what}: not finite at sample {sample} (first of {int(bad.sum())} in these {len(rows)} rows): "
+                f"{what}: not finite at sample {sample} ({int(bad.sum())} such among these {len(rows)}): "
                 "remove the sample, or lower the learning rate that led to these weights"
             )
 

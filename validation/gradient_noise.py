@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from . import _samples
-from ._memory import available_bytes, require_memory
+from ._memory import require_memory
 from .ranks import rank_measures
 
 _CHUNK_BYTES = 128 * 2**20  # per-sample gradients held at once; vmap's intermediates cost about as much again
+# Fixed rather than a share of what is free today: the order of summation, and so every bit, depends on it.
+_GROUP_BYTES = 512 * 2**20
 
 
 class GradientNoise:
@@ -125,7 +127,7 @@ class GradientNoise:
         return self._gradients(list(self._parameters), rows or self._rows(self.parameters))
 
     def _groups(self, room: int) -> list[list[str]]:
-        """Parameter tensors in order, joined while an N × d_group float64 block stays under ``room`` bytes."""
+        """Parameter tensors in order, joined while N × d_group float64 numbers stay under ``room`` bytes."""
         groups: list[list[str]] = []
         filled = room
         for name, value in self._parameters.items():
@@ -142,7 +144,7 @@ class GradientNoise:
         """(N, N) inner products K_kl = g_k·g_l; with ``centred``, C K C: those of g_k − g.
 
         Summed over parameter tensors, K = Σ_l G_l G_lᵀ, so the gradients held at once are those of one
-        tensor, N × d_l (several small tensors together up to an eighth of the memory available). Centring
+        tensor, N × d_l (small tensors are joined up to 512 MiB). Centring
         happens on G_l in float64, before the product, so that no digits cancel.
         """
         return self._gram(centred).cpu().numpy()
@@ -157,7 +159,7 @@ class GradientNoise:
             self.device,
         )
         gram = torch.zeros(count, count, dtype=torch.float64, device=self.device)
-        for names in self._groups(available_bytes(self.device) // 8):
+        for names in self._groups(_GROUP_BYTES):
             columns = sum(self._parameters[name].numel() for name in names)
             block = torch.empty(count, columns, dtype=torch.float64, device=self.device)
             start = 0
@@ -223,7 +225,8 @@ class GradientNoise:
 
     def ranks(self) -> dict[str, float | int | str]:
         """Every measure of :func:`rank_measures` with d (``parameters``), N and the gradients' float type."""
-        return rank_measures(self._eigenvalues, self.parameters) | {
+        return {
+            **rank_measures(self._eigenvalues, self.parameters),
             "parameters": self.parameters,
             "samples": self.samples,
             "gradient_dtype": str(self.dtype).removeprefix("torch."),

@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torchsde
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sde_sgd.errors import Diverged
 
-from ._blocks import BlockHistogram
-
 SEGMENT_STEPS = 10_000  # beyond it BrownianInterval's tree is deep and float time loses digits
-_SEGMENT_BYTES = 64 * 2**20  # states kept at once
+_SEGMENT_BYTES = 8 * 2**20  # states kept at once; also how often a long run reports and can be interrupted
 _EVALUATIONS = 40_000  # paths × samples evaluated together, so that a finite sum's temporaries stay in cache
 
 
@@ -44,9 +41,7 @@ class TorchSDE:
 
     def __init__(self, process):
         if callable(process.temperature):
-            raise ValueError(
-                "the temperature is a schedule of time: only a constant number is supported here"
-            )
+            raise ValueError("the temperature is a schedule of time: give a process with a constant number")
         self._temperature = float(process.temperature)
         self._evaluator = process.evaluator(torch)
         samples = getattr(process.landscape, "samples", None)
@@ -74,7 +69,8 @@ def cholesky_factor(matrix: Tensor) -> Tensor:
         pivot = matrix[..., j, j] - factor[..., j, :j].square().sum(-1)
         if (pivot < -rounding).any():
             raise ValueError(
-                f"the diffusion matrix is not positive semi-definite: pivot {float(pivot.min()):.3g}"
+                f"the diffusion matrix is not positive semi-definite (pivot {float(pivot.min()):.3g}): "
+                "no noise has that covariance; check D"
             )
         root = pivot.clamp_min(0.0).sqrt()
         factor[..., j, j] = root
@@ -109,11 +105,12 @@ def torchsde_states(
     every: int = 1,
     seed: int = 0,
     increments: ArrayLike | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Iterator[NDArray[np.float64]]:
     """Euler–Maruyama states x_{n+1} = x_n + h b(x_n) + √(2T D(x_n)) ΔW_n from ``torchsde.sdeint``.
 
     Yields arrays (saves, paths, d), a segment of time each: the states after burn_in + every,
-    burn_in + 2·every, … steps. Time restarts at 0 in every segment (at most 10⁴ steps and 64 MiB of states),
+    burn_in + 2·every, … steps. Time restarts at 0 in every segment (at most 10⁴ steps and 8 MiB of states),
     whose Brownian motion is a ``BrownianInterval`` keyed by (seed, segment). Periodic axes of the process'
     domain are wrapped; walls are not known to torchsde.
 
@@ -123,7 +120,8 @@ def torchsde_states(
     step : h > 0, in the time of the process (Σ η for SGD).
     increments : (steps, paths, d), optional
         ΔW_n with variance h to use in place of random ones, for comparing integrators on one noise. The
-        factor of 2T D they multiply is lower triangular (:class:`TorchSDE`).
+        factor of 2T D they multiply is lower triangular (:class:`TorchSDE`), as in ``sde_sgd.simulate``.
+    progress : called as progress(steps done, steps) after every segment.
 
     Raises
     ------
@@ -143,140 +141,52 @@ def torchsde_states(
             f"paths={paths}, every={every}, burn_in={burn_in}, steps={steps}: need paths ≥ 1, every ≥ 1 and "
             "0 ≤ burn_in ≤ steps − every, so that at least one state is kept"
         )
-    given = None if increments is None else torch.from_numpy(np.array(increments, dtype=np.float64))
     dim = len(process.variables)
-    if given is not None and given.shape != (steps, paths, dim):
-        raise ValueError(f"increments have shape {tuple(given.shape)}, expected {(steps, paths, dim)}")
     start = np.asarray(start, dtype=np.float64)
     if start.shape not in ((dim,), (paths, dim)) or not np.isfinite(start).all():
         raise ValueError(f"start must be finite, of shape ({dim},) or ({paths}, {dim}); got {start.shape}")
+    given = None if increments is None else torch.from_numpy(np.array(increments, dtype=np.float64))
+    if given is not None and given.shape != (steps, paths, dim):
+        raise ValueError(f"increments have shape {tuple(given.shape)}, expected {(steps, paths, dim)}")
 
     sde, wrap = TorchSDE(process), _wrapping(process)
     state = torch.from_numpy(np.broadcast_to(start, (paths, dim)).copy())
-    saves = max(1, min(SEGMENT_STEPS // every, _SEGMENT_BYTES // (8 * paths * dim)))
+    longest = min(SEGMENT_STEPS, max(1, _SEGMENT_BYTES // (8 * paths * dim)) * every)
     done, segment = 0, 0
-    while burn_in - done > 0 or steps - done >= every:
+    while done < burn_in or steps - done >= every:
         burning = done < burn_in
-        length = (
-            min(SEGMENT_STEPS, burn_in - done) if burning else every * min(saves, (steps - done) // every)
-        )
+        left = (burn_in if burning else steps) - done
+        length = min(longest, left) if burning else max(every, min(longest, left) // every * every)
+        stride = length if burning else every
         # Summed as torchsde sums it: a save time that differs in the last bit would cost an extra step.
         clock = np.concatenate([[0.0], np.cumsum(np.full(length, float(step)))])
-        kept = clock[[0, length]] if burning else clock[::every]
-        if given is not None:
-            motion = _GivenIncrements(given[done : done + length], step)
+        if given is None:
+            motion = _brownian_motion(clock[-1], step, (paths, dim), seed, segment)
         else:
-            entropy = int.from_bytes(
-                np.random.SeedSequence([seed, segment]).generate_state(4).tobytes(), "little"
-            )
-            motion = torchsde.BrownianInterval(
-                0.0, float(clock[-1]), size=(paths, dim), dtype=torch.float64, dt=float(step), entropy=entropy
-            )
+            motion = _GivenIncrements(given[done : done + length], step)
+        times = torch.from_numpy(clock[::stride].copy())
         with torch.no_grad():
-            states = torchsde.sdeint(
-                sde, state, torch.from_numpy(kept.copy()), bm=motion, dt=step, method="euler"
-            )
+            states = torchsde.sdeint(sde, state, times, bm=motion, dt=step, method="euler")
         finite = torch.isfinite(states).all(dim=-1)
         if not finite.all():
             save, path = (int(i) for i in (~finite).nonzero()[0])
+            reached = done + save * stride
             raise Diverged(
-                f"path {path} is not finite by step {done + save * (length if burning else every)}: lower step={step}",
-                path=path,
-                step=done + save * (length if burning else every),
+                f"path {path} is not finite by step {reached}: lower step={step}", path=path, step=reached
             )
         done, segment, state = done + length, segment + 1, wrap(states[-1])
+        if progress is not None:
+            progress(done, steps)
         if not burning:
             yield wrap(states[1:]).numpy()
 
 
-def simulate_torchsde(
-    process,
-    start: ArrayLike,
-    *,
-    grid,
-    step: float,
-    steps: int,
-    paths: int,
-    burn_in: int = 0,
-    every: int = 1,
-    blocks: int = 8,
-    seed: int = 0,
-    increments: ArrayLike | None = None,
-    progress: Callable[[int, int], object] | None = None,
-) -> xr.Dataset:
-    """Density of the process on a grid: histogram of :func:`torchsde_states` in independent blocks of paths.
-
-    density = (1/B) Σ_b counts_b / (n_b · cell volume), with n_b all samples of block b inside *and* outside
-    the grid, so that it integrates to the fraction inside; ``density_error`` is the standard deviation of
-    the B blocks' densities over √B. Blocks share no path, so the error includes correlation in time.
-
-    Parameters
-    ----------
-    grid : Grid
-    burn_in, every : steps left out at first, and steps between samples.
-    blocks : B ≥ 2, a divisor of ``paths``.
-    progress : called with (steps done, steps) after every segment.
-    The others as in :func:`torchsde_states`.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``counts`` (block, *variables) int64, ``density`` and ``density_error`` (*variables), ``outside``
-        samples off the grid, ``state`` (path, component) the last states; settings in attrs.
-
-    Raises
-    ------
-    ValueError
-        As :func:`torchsde_states`; a number of blocks that does not divide the paths; a grid whose dimension
-        or periodic axes are not the process'.
-    """
-    _check_grid(grid, process)
-    histogram = BlockHistogram(grid, paths, blocks)
-    done, last = burn_in, None
-    for states in torchsde_states(
-        process,
-        start,
-        step=step,
-        steps=steps,
-        paths=paths,
-        burn_in=burn_in,
-        every=every,
-        seed=seed,
-        increments=increments,
-    ):
-        histogram.add(states)
-        done, last = done + every * len(states), states[-1]
-        if progress is not None:
-            progress(done, steps)
-    result = histogram.dataset(tuple(process.variables))
-    result["state"] = ("path", "component"), last
-    result = result.assign_coords(component=list(process.variables))
-    result.attrs |= {
-        "integrator": "torchsde euler",
-        "torchsde_version": torchsde.__version__,
-        "torch_version": str(torch.__version__),
-        "temperature": float(process.temperature),
-        "step": step,
-        "steps": steps,
-        "paths": paths,
-        "burn_in": burn_in,
-        "every": every,
-        "seed": seed,
-        "noise": "BrownianInterval" if increments is None else "given",
-    }
-    return result
-
-
-def _check_grid(grid, process) -> None:
-    if grid.dim != len(process.variables):
-        raise ValueError(
-            f"the grid has {grid.dim} axes, the process the variables {', '.join(process.variables)}"
-        )
-    if grid.periodic != process.domain.periodic:
-        raise ValueError(
-            f"periodic axes of the grid {grid.periodic} and of the process {process.domain.periodic} differ: set the "
-            "grid's boundary or the landscape's domain"
-        )
+def _brownian_motion(end: float, step: float, size: tuple[int, int], seed: int, segment: int):
+    """torchsde's own noise on [0, end]; without ``dt`` its tree would be built for the wrong step, slowly."""
+    key = np.random.SeedSequence([seed, segment]).generate_state(4).tobytes()
+    return torchsde.BrownianInterval(
+        0.0, float(end), size=size, dtype=torch.float64, dt=float(step), entropy=int.from_bytes(key, "little")
+    )
 
 
 def _wrapping(process) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """One function per kind of result, each one call; matplotlib loads with the first figure.
 
-Functions for one set of axes take `ax=None` and return the axes (`ax.figure` is the figure); the others return
-the figure. The look is that of `STYLE`, a matplotlib style file, and is in force only inside the call.
+Functions for one set of axes take `ax=None` and return the axes (`ax.figure` is the figure); the others
+return the figure. The look is that of `STYLE`, a matplotlib style file, in force only inside the call.
 """
 
 from ._style import STYLE as STYLE

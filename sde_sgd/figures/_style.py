@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._files import write_bytes
+from sde_sgd._files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def svg(figure: "Figure") -> bytes:
 
 @styled
 def formula(latex: str) -> bytes:
-    """A formula set by matplotlib as SVG on a transparent ground, cut to its size; ValueError if it cannot be."""
+    """A formula set by matplotlib as SVG on a transparent ground, cut to its size; or ValueError."""
     import matplotlib
 
     figure = new_figure(1, 1)
@@ -107,7 +107,9 @@ def is_field(figure: "Figure") -> bool:
     from matplotlib.collections import QuadMesh
     from matplotlib.contour import ContourSet
 
-    return any(ax.images or any(isinstance(c, (QuadMesh, ContourSet)) for c in ax.collections) for ax in figure.axes)
+    return any(
+        ax.images or any(isinstance(c, (QuadMesh, ContourSet)) for c in ax.collections) for ax in figure.axes
+    )
 
 
 def plane(field: Any, what: str) -> tuple[str, str, np.ndarray, np.ndarray, np.ndarray]:

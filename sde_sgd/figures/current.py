@@ -17,9 +17,9 @@ _STILL = 1e-9  # a remainder this much slower than the drift's own scale is roun
 def plot_current(decomposition: "xr.Dataset", ax: "Axes | None" = None, ceiling: float = 10.0) -> "Axes":
     """Streamlines of the remainder j = J/ρ over levels of Φ/T; a line is the wider the faster the motion.
 
-    `decomposition` has `potential` (x, y) and `remainder` (x, y, component) on a uniform grid, and the attribute
-    `temperature`. Only cells with Φ ≤ ceiling·T are shown. Where detailed balance holds (j = 0) the figure
-    says so. Raises ValueError if the fields are not over two variables.
+    `decomposition` has `potential` (x, y) and `remainder` (x, y, component) on a uniform grid, and the
+    attribute `temperature`. Only cells with Φ ≤ ceiling·T are shown. Where detailed balance holds (j = 0)
+    the figure says so. Raises ValueError if the fields are not over two variables.
     """
     x_name, y_name, x, y, potential = plane(decomposition["potential"], "the potential")
     temperature = float(decomposition.attrs["temperature"])
@@ -31,7 +31,12 @@ def plot_current(decomposition: "xr.Dataset", ax: "Axes | None" = None, ceiling:
     ax = map_axes_or_new(ax, x, y)
     ax.set_facecolor(EMPTY)
     filled = ax.contourf(
-        x, y, np.ma.masked_where(hidden, height).T, levels=np.linspace(0.0, ceiling, 11), cmap="Blues_r", alpha=0.75
+        x,
+        y,
+        np.ma.masked_where(hidden, height).T,
+        levels=np.linspace(0.0, ceiling, 11),
+        cmap="Blues_r",
+        alpha=0.75,
     )
     colour_bar(ax.figure, ax, filled, "potential / temperature", ticks=np.linspace(0.0, ceiling, 6))
     frame(ax, (x_name, y_name), x, y)

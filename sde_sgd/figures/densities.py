@@ -32,8 +32,8 @@ _DECADES = 8  # how far below the peak a logarithmic scale reaches
 def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = False) -> "Axes":
     """A density over one variable as a line, over two as a map with a colour bar.
 
-    `density` has one or two dimensions, named after the variables and with coordinates. `log=True` shows eight
-    decades below the peak. Raises ValueError for more dimensions: marginalise first with `.sum` or `.isel`.
+    `density` has one or two dimensions, named after the variables and with coordinates. `log=True` shows
+    eight decades below the peak. Raises ValueError for more dimensions: marginalise first (`.sum`, `.isel`).
     """
     if density.ndim == 1:
         ax = axes_or_new(ax)
@@ -105,7 +105,9 @@ def _mesh(ax: "Axes", density: "xr.DataArray", scale: "Normalize"):
 def _line(ax: "Axes", density: "xr.DataArray", log: bool, label: str | None) -> None:
     name = density.dims[0]
     values = np.asarray(density, float)
-    ax.plot(np.asarray(density[name], float), np.where(values > 0, values, np.nan) if log else values, label=label)
+    ax.plot(
+        np.asarray(density[name], float), np.where(values > 0, values, np.nan) if log else values, label=label
+    )
     ax.set(xlabel=name, ylabel="density")
     if log:
         ax.set_yscale("log")

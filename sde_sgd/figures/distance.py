@@ -1,4 +1,4 @@
-"""How fast a prediction becomes exact: distance against step, with the fitted power and the sampling floor."""
+"""How fast a prediction becomes exact: distance against step, the fitted power, the sampling floor."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +24,9 @@ class PowerLaw(NamedTuple):
 def fit_power_law(x: Any, y: Any, error: Any = None) -> PowerLaw:
     """Least squares in logarithms, each point weighted by its relative error if `error` (one σ) is given.
 
-    `x`, `y`, `error`: positive numbers, shape (n,). With errors, the slope's standard error follows from them
-    and is widened by √(χ²/(n−2)) where the points scatter more than they say; without, from the scatter alone.
+    `x`, `y`, `error`: positive numbers, shape (n,). With errors, the slope's standard error follows from
+    them and is widened by √(χ²/(n−2)) where the points scatter more than they say; without, from the
+    scatter alone.
     Raises ValueError for fewer than two different x, or for numbers that are not positive.
     """
     x, y = (np.asarray(v, float) for v in (x, y))
@@ -60,9 +61,9 @@ def plot_distance(
 ) -> "Axes":
     """Distance against `x` on logarithmic axes, with the fitted power law and its slope in the legend.
 
-    `distances`: a DataArray over the dimension `x`, or a Dataset of `distance` and, where known, `error` (one σ)
-    and `floor` (the distance that sampling alone gives; a number or one per point; drawn dashed). Points within
-    two floors of zero are drawn hollow and left out of the fit: they measure the sample, not the prediction.
+    `distances`: a DataArray over the dimension `x`, or a Dataset of `distance` and, where known, `error` (one
+    σ) and `floor` (the distance that sampling alone gives; a number or one per point; drawn dashed). Points
+    below two floors are drawn hollow and left out of the fit: they measure the sample, not the prediction.
     """
     if hasattr(distances, "data_vars"):
         error = distances.get("error")

@@ -26,18 +26,22 @@ def plot_potential_against_loss(
     ax: "Axes | None" = None,
     ceiling: float = 12.0,
 ) -> "Axes":
-    """A map of Φ − f, both measured from their minimum; a constant colour means that SGD sees the loss itself.
+    """A map of Φ − f, each measured from its minimum; one colour all over: SGD sees the loss itself.
 
     White is the mean of Φ − f over the stationary density e^{−Φ/T}. Only cells with Φ ≤ ceiling·T are shown:
     beyond, the process never goes. Thin lines are levels of Φ, 1, 2, 4 and 8 T above its minimum.
 
-    `decomposition` has `potential` over two variables and the attribute `temperature`; `loss` lies on the same
-    grid; `critical_points` (of the loss) has one variable per coordinate and `kind`, one entry per `point`;
-    `modes` (of the density) the same without `kind`. Raises ValueError if the grids differ.
+    `decomposition` has `potential` over two variables and the attribute `temperature`; `loss` lies on the
+    same grid; `critical_points` (of the loss) has one variable per coordinate and `kind`, one entry per
+    `point`; `modes` (of the density) the same without `kind`. Raises ValueError if the grids differ.
     """
     x_name, y_name, x, y, potential = plane(decomposition["potential"], "the potential")
-    if loss.dims != (x_name, y_name) or not (np.array_equal(loss[x_name], x) and np.array_equal(loss[y_name], y)):
-        raise ValueError("potential and loss must lie on the same grid; evaluate the loss on the potential's grid")
+    if loss.dims != (x_name, y_name) or not (
+        np.array_equal(loss[x_name], x) and np.array_equal(loss[y_name], y)
+    ):
+        raise ValueError(
+            "potential and loss must lie on the same grid; evaluate the loss on the potential's grid"
+        )
     temperature = float(decomposition.attrs["temperature"])
     potential = potential - np.nanmin(potential)
     difference = potential - (loss.to_numpy() - np.nanmin(loss.to_numpy()))
@@ -57,12 +61,14 @@ def plot_potential_against_loss(
     colour_bar(ax.figure, ax, mesh, "potential − loss", extend="both")
     frame(ax, (x_name, y_name), x, y)
     if mark_points(ax, (x_name, y_name), critical_points, modes):
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.3)
+        ax.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.3
+        )
     return ax
 
 
 def _reach(difference: np.ndarray, centre: float, temperature: float) -> float:
-    """Half the colour scale: nearly all that is shown, but never so little that rounding becomes a picture."""
+    """Half the colour scale: nearly all that is shown, never so little that rounding becomes a picture."""
     return max(float(np.quantile(np.abs(difference - centre), 0.98)), 1e-3 * temperature)
 
 

@@ -43,7 +43,9 @@ def plot_spectrum(
         colours[label] = line.get_color()
     for k, (label, threshold) in enumerate((thresholds or {}).items()):
         values = ordered.get(label)
-        text = label if values is None else f"threshold {threshold:.1e}: rank {int((values > threshold).sum())}"
+        text = (
+            label if values is None else f"threshold {threshold:.1e}: rank {int((values > threshold).sum())}"
+        )
         ax.axhline(threshold, color=colours.get(label, "#59636e"), lw=1.1, ls=_DASHES[k % 4], label=text)
     largest = max(len(values) for values in ordered.values())
     ax.set(yscale="log", xscale="log" if largest > 60 else "linear", xlabel="index", ylabel=ylabel)

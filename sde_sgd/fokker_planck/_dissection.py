@@ -52,10 +52,12 @@ def _dissect(position, pointer, neighbour, leaf):
     right = np.zeros(cells, np.bool_)
     end_of = np.zeros(cells, np.int64)  # indexed by a node's first pivot: 0 where no node starts
     children_of = np.zeros(cells, np.int64)
-    stack = [(0, cells)]
-    stamp = 0
-    while stack:
-        lo, hi = stack.pop()
+    todo = np.empty((cells + 1, 2), np.int64)  # disjoint segments that wait to be cut
+    todo[0, 0], todo[0, 1] = 0, cells
+    waiting, stamp = 1, 0
+    while waiting > 0:
+        waiting -= 1
+        lo, hi = todo[waiting]
         stamp += 1
         axis, low, longest = 0, 0, 0
         for a in range(axes):
@@ -121,10 +123,12 @@ def _dissect(position, pointer, neighbour, leaf):
         order[lo:hi] = scratch[lo:hi]
         end_of[hi - separators] = hi
         if lefts > 0:
-            stack.append((lo, lo + lefts))
+            todo[waiting, 0], todo[waiting, 1] = lo, lo + lefts
+            waiting += 1
             children_of[hi - separators] += 1
         if rights > 0:
-            stack.append((lo + lefts, lo + lefts + rights))
+            todo[waiting, 0], todo[waiting, 1] = lo + lefts, lo + lefts + rights
+            waiting += 1
             children_of[hi - separators] += 1
     nodes = np.nonzero(end_of)[0]
     return order, nodes, end_of[nodes], children_of[nodes]

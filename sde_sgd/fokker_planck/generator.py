@@ -147,7 +147,12 @@ class FokkerPlanck:
 
     @cached_property
     def _evidence(self) -> dict[str, float]:
-        return {"residual": self._residual(), "wall_mass": self._wall_mass()}
+        mass = np.exp(self._log_density) * self.grid.cell_volume
+        return {
+            "residual": self._residual(),
+            "wall_mass": self._wall_mass(mass),
+            "added_diffusion_mean": float(mass @ self.added_diffusion.values.ravel()),
+        }
 
     def log_steady_state(self) -> xr.DataArray:
         """log ρ of the steady state Lρ = 0, Σ ρ·cell_volume = 1: finite in every cell, over any number of nats.
@@ -155,7 +160,8 @@ class FokkerPlanck:
         By subtraction-free elimination (Grassmann, Taksar & Heyman 1985) in extended range: each ρ(x) is
         right to about 1e-12 relative to itself, so that Φ = −T log ρ is right where nothing ever goes.
         Solved once, then remembered. `attrs`: `residual`, the largest |inflow − outflow|/(inflow + outflow)
-        over the cells; `wall_mass`, the probability in cells beside a wall (large: the box cuts the density).
+        over the cells; `wall_mass`, the probability in cells beside a wall (large: the box cuts the density);
+        `added_diffusion_mean`, the mean of ε under ρ.
 
         Raises ValueError with absorbing walls, if the chain is not irreducible, or if memory is short.
         """
@@ -166,18 +172,21 @@ class FokkerPlanck:
         return self._field(np.exp(self._log_density), "density", **self._evidence)
 
     def _residual(self) -> float:
-        # relative to each cell's own density, so that the tails count as much as the bulk
+        # relative to each cell's density and fastest exit, so that tails and deep traps count as the bulk does
         log_density, edges, n = self._log_density, self.edges, self.grid.size
         forward, backward = edges.log_rates()
+        fastest = np.full(n, -np.inf)
+        np.maximum.at(fastest, edges.tail, forward)
+        np.maximum.at(fastest, edges.head, backward)
         rise = log_density[edges.head] - log_density[edges.tail]
-        outflow = _gather(edges, n, np.exp(forward), np.exp(backward))
-        inflow = _gather(edges, n, np.exp(backward + rise), np.exp(forward - rise))
+        at_tail, at_head = fastest[edges.tail], fastest[edges.head]
+        outflow = _gather(edges, n, np.exp(forward - at_tail), np.exp(backward - at_head))
+        inflow = _gather(edges, n, np.exp(backward + rise - at_tail), np.exp(forward - rise - at_head))
         return float((np.abs(inflow - outflow) / (inflow + outflow)).max())
 
-    def _wall_mass(self) -> float:
-        density = np.exp(self._log_density).reshape(self.grid.shape) * self.grid.cell_volume
+    def _wall_mass(self, mass: np.ndarray) -> float:
         inner = tuple(slice(None) if periodic else slice(1, -1) for periodic in self.grid.periodic)
-        beside = density.copy()
+        beside = mass.reshape(self.grid.shape).copy()
         beside[inner] = 0.0
         return float(beside.sum())
 

@@ -104,8 +104,7 @@ class FiniteSum(Landscape):
         """
         learning_rate = _checks.positive("learning_rate", learning_rate)
         sampling = _checks.choice("sampling", sampling, SAMPLING)
-        highest = None if sampling == "with_replacement" else self.samples
-        batch_size = _checks.whole("batch_size", batch_size, 1, highest, f"the data has {self.samples} samples")
+        batch_size = _checks.whole("batch_size", batch_size, 1, self.samples, f"the data has {self.samples} samples")
         if sampling == "reshuffling":
             raise ValueError("epoch reshuffling has no single temperature: its gradient noise is anti-correlated over "
                              "an epoch, which no white noise matches. Use 'with_replacement' or 'without_replacement'")

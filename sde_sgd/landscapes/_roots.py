@@ -29,7 +29,7 @@ def stationary_points(field: Callable, jacobian: Callable, box: tuple[np.ndarray
     good &= ((x >= lower) & (x <= upper)).all(-1)
     roots = _merge(x[good], value[good], 1e-6 * np.linalg.norm(upper - lower))
     spectra = jacobian(roots)
-    values = np.linalg.eigvalsh(spectra) if symmetric else np.sort_complex(np.linalg.eigvals(spectra))
+    values = np.linalg.eigvalsh(spectra) if symmetric else np.sort(np.linalg.eigvals(spectra), axis=-1)
     data = {name: ("point", roots[:, i]) for i, name in enumerate(variables)}
     data |= {name: ("point", function(roots)) for name, function in extra.items()}
     data["eigenvalue"] = (("point", "mode"), values.reshape(len(roots), dim))

@@ -59,7 +59,7 @@ def simulate(process: Process, start, *, step: float, steps: int, paths: int = 1
     ensemble = _ensemble.run(module, (step, process.temperature, sigma, *lane.data), start=x, domain=process.domain,
                              steps=steps, every=save_every, histogram=observables, seed=seed,
                              parameters=lane.parameters, threads=threads, progress=progress)
-    settings = {**process.settings, "scheme": chosen.name, "h": step, "steps": steps, "seed": seed}
+    settings = {**process.settings, "scheme": chosen.name, "step": step, "steps": steps, "seed": seed}
     if scheme == "auto":
         settings["scheme_reason"] = f"auto: {chosen.name} takes any drift and any diffusion matrix"
     return dataset(ensemble, x, process.variables, "path", step, save_every, observables, settings)
@@ -109,4 +109,5 @@ def dataset(ensemble: _ensemble.Ensemble, start: np.ndarray, variables, member: 
         density = density_dataset(inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin")
         result = result.merge(density)
         settings = settings | {"burn_in": histogram.burn_in, "every": histogram.every} | density.attrs
-    return result.assign_attrs(provenance({**settings, member + "s": len(start), "dtype": "float64"}))
+    settings = settings | {member + "s": len(start)}
+    return result.assign_attrs(settings | provenance(settings))

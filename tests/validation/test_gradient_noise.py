@@ -92,7 +92,7 @@ def test_chunks_and_groups_do_not_change_the_result(monkeypatch):
     whole = GradientNoise(conv_net(), nn.CrossEntropyLoss(), data)
     expected = whole.gram(centred=True), whole.matrix(), whole.trace()
     monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * 60 * 4)  # a few samples at a time
-    monkeypatch.setattr(module, "available_bytes", lambda device: 0)  # every parameter tensor on its own
+    monkeypatch.setattr(module, "_GROUP_BYTES", 0)  # every parameter tensor on its own
     pieces = GradientNoise(conv_net(), nn.CrossEntropyLoss(), TensorDataset(*data))
     assert len(pieces._groups(0)) == len(list(conv_net().parameters()))
     for one, other in zip(expected, (pieces.gram(centred=True), pieces.matrix(), pieces.trace())):

@@ -17,6 +17,13 @@ def test_importing_the_wing_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_missing_torch_is_explained():
+    code = "import sys; sys.modules['torch'] = None; import sde_sgd.validation as v; v.GradientNoise"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "GradientNoise needs torch: install the extra, sde-sgd[networks]" in run.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("size", "dtype"), [(7, torch.float64), (8, torch.float32)])
 def test_digits_shapes_range_and_split(size, dtype):
     data = digits(size, (3, 0, 9), seed=4, test_fraction=0.25, dtype=dtype)
@@ -24,7 +31,7 @@ def test_digits_shapes_range_and_split(size, dtype):
     assert data.inputs.shape[1:] == data.test_inputs.shape[1:] == (1, size, size)
     assert len(data.test_inputs) == round(0.25 * total) and total == 183 + 178 + 180
     assert data.inputs.dtype == dtype and data.targets.dtype == torch.int64
-    assert 0.0 <= float(data.inputs.min()) and float(data.inputs.max()) <= 1.0
+    assert float(data.inputs.min()) >= 0.0 and float(data.inputs.max()) <= 1.0
     counts = torch.bincount(torch.cat([data.targets, data.test_targets]))
     assert counts.tolist() == [183, 178, 180]  # labels are positions in `classes`
     again = digits(size, (3, 0, 9), seed=4, test_fraction=0.25, dtype=dtype)

@@ -1,0 +1,352 @@
+"""Langevin paths and the SGD recursion: same bits whatever runs beside them, right law, measured orders."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import sde_sgd as sde
+
+NEURON = sde.landscapes.get("neuron")
+SPIRAL = sde.landscapes.get("spiral")
+GRID = sde.Grid((-5, -5), (5, 5), (40, 40))
+
+
+def langevin(**changes):
+    settings = dict(start=(0.1, -0.3), step=0.05, steps=37, paths=300, seed=11) | changes
+    return sde.simulate(NEURON.at_temperature(0.2), **settings)
+
+
+def recursion(**changes):
+    settings = dict(start=(0.1, -0.3), learning_rate=0.3, batch_size=3, steps=37, replicas=300, seed=11) | changes
+    return sde.sgd(NEURON, **settings)
+
+
+@pytest.mark.parametrize("run, count", [(langevin, "paths"), (recursion, "replicas"),
+                                        (lambda **c: recursion(svag=4, **c), "replicas")])
+def test_bits_do_not_depend_on_threads_paths_or_saving(run, count):
+    seen = [sde.Histogram(GRID, burn_in=5, every=2)]
+    reference = run(threads=1, observables=seen[0])
+    for threads in (2, 5):
+        other = run(threads=threads, observables=seen[0])
+        for name in ("w", "c", "counts", "density"):
+            np.testing.assert_array_equal(reference[name], other[name])
+    few = run(**{count: 10})
+    saved = run(save_every=1)
+    sparse = run(save_every=9)
+    for name in ("w", "c"):
+        np.testing.assert_array_equal(few[name], reference[name][:10])
+        np.testing.assert_array_equal(saved[name].isel(time=-1), reference[name])
+        np.testing.assert_array_equal(sparse[name], saved[name][:, ::9])
+    assert not np.array_equal(run(seed=12).w, reference.w)
+    assert len(np.unique(reference.w)) == 300
+
+
+def test_path_k_among_a_hundred_thousand():
+    for run, count in ((langevin, "paths"), (recursion, "replicas")):
+        few, many = run(steps=4, **{count: 10}), run(steps=4, **{count: 100_000})
+        np.testing.assert_array_equal(few.w, many.w[:10])
+
+
+def test_histogram_counts_every_state_once():
+    histogram = sde.Histogram(GRID, burn_in=4, every=3, blocks=7)
+    run = langevin(paths=100, save_every=1, observables=histogram)
+    states = np.stack([run.w, run.c], -1)[:, 4 + 3::3]
+    expected, *_ = np.histogramdd(states.reshape(-1, 2), bins=GRID.edges)
+    np.testing.assert_array_equal(run["counts"].sum("block"), expected)
+    assert run.attrs["samples"] == states[..., 0].size and run.attrs["outside"] == 0
+    parts = sde.Histogram.extract(run)
+    assert parts.density.dims == ("w", "c")
+    assert float(parts.density.sum()) * GRID.cell_volume == pytest.approx(1)
+    tight = sde.Histogram(sde.Grid((0, -1), (1, 0), (4, 4)), blocks=2)
+    assert langevin(observables=tight).attrs["outside"] > 0
+
+
+def test_histogram_error_is_the_error():
+    """64 seeds: the scatter of the mean density across runs equals the reported standard error within 15 %."""
+    grid = sde.Grid((-3, -3), (3, 3), (4, 4))
+    runs = [sde.sample_density(sde.landscapes.get("double_well").at_temperature(0.5), grid, step=0.1, steps=60, paths=64,
+                               burn_in=20, seed=s) for s in range(64)]
+    scatter = np.std([r.values for r in runs], axis=0, ddof=1)
+    claimed = np.sqrt(np.mean([r.density_error.values**2 for r in runs], axis=0))
+    busy = runs[0].values > 0.02
+    assert np.sqrt((scatter[busy] ** 2).sum() / (claimed[busy] ** 2).sum()) == pytest.approx(1, abs=0.15)
+
+
+def exact_euler_covariance(f, d, temperature, h):
+    """S of x' = (1 − hF)x + √(2Th) L ξ: S = A S Aᵀ + 2Th D."""
+    import scipy.linalg
+
+    return scipy.linalg.solve_discrete_lyapunov(np.eye(len(f)) - h * f, 2 * temperature * h * d)
+
+
+@pytest.mark.parametrize("rotation", [0.0, 1.0])
+def test_euler_maruyama_has_its_own_exact_covariance(rotation):
+    """12 z-scores at |z| < 5; the SDE's covariance, O(h) away, is excluded at the large step."""
+    q = sde.landscapes.get("quadratic", rotation=rotation)
+    f, d = np.array([[1, rotation], [-rotation, 3]]), np.array([[1, 0.5], [0.5, 1]])
+    for h in (0.05, 0.3):
+        run = sde.simulate(q.at_temperature(0.7), (0.0, 0.0), step=h, steps=int(12 / h), paths=200_000, seed=5)
+        x = np.stack([run.x, run.y])
+        exact, measured = exact_euler_covariance(f, d, 0.7, h), x @ x.T / x.shape[1]
+        error = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / x.shape[1])
+        assert (np.abs(measured - exact) < 5 * error).all()
+    continuous = exact_euler_covariance(f, d, 0.7, 1e-5)
+    assert (np.abs(measured - continuous) > 10 * error).any()
+
+
+def test_weak_order_one():
+    """E x² of the one-dimensional quadratic at t = 1: the error halves with h (exact recursion as reference at each h)."""
+    line = sde.Landscape("x", "x**2/2").at_temperature(0.5)
+    exact = 4 * np.exp(-2) + 0.5 * (1 - np.exp(-2))
+    errors = []
+    for h in (0.2, 0.1):
+        x = sde.simulate(line, 2.0, step=h, steps=round(1 / h), paths=1_000_000, seed=2).x
+        errors.append(float((x**2).mean()) - exact)
+    standard = 1.2e-3  # std(x²) ≈ 0.9 … 1.1 at 10⁶ paths
+    assert errors[0] / errors[1] == pytest.approx(2.1, abs=5 * standard * 3 / abs(errors[1]))
+
+
+def test_strong_order_of_multiplicative_noise():
+    """x' = −x dt + √(2T(1 + x²)) dW on shared increments: slope ½ ± 0.1 against NumPy's fine solution."""
+    rng, temperature, fine = np.random.default_rng(1), 0.5, 2**10
+    increments = rng.normal(size=(fine, 4000)) / np.sqrt(fine)
+
+    def euler(stride):
+        x = np.ones(4000)
+        for noise in increments.reshape(fine // stride, stride, -1).sum(1):
+            x = x - x * stride / fine + np.sqrt(2 * temperature * (1 + x**2)) * noise
+        return x
+
+    reference = euler(1)
+    strides = np.array([16, 32, 64, 128])
+    errors = [np.abs(euler(s) - reference).mean() for s in strides]
+    assert np.polyfit(np.log(strides), np.log(errors), 1)[0] == pytest.approx(
+        sde.SCHEMES["euler_maruyama"].strong_order, abs=0.1)
+
+
+def test_position_dependent_noise_is_the_cholesky_factor():
+    """One step from many starts: mean b h and covariance 2ThD(x) at 5 standard errors, on the neuron's own D."""
+    process, x, h, n = NEURON.at_temperature(0.2), np.array([0.7, -0.4]), 0.01, 400_000
+    run = sde.simulate(process, x, step=h, steps=1, paths=n, seed=8)
+    moves = np.stack([run.w - x[0], run.c - x[1]])
+    cov = 2 * 0.2 * h * process.diffusion(x)
+    np.testing.assert_array_less(np.abs(moves.mean(1) - h * process.drift(x)), 5 * np.sqrt(np.diag(cov) / n))
+    error = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
+    assert (np.abs(np.cov(moves) - cov) < 5 * error).all()
+    assert abs(cov[0, 1]) > 10 * error[0, 1]
+
+
+def test_singular_diffusion_is_allowed():
+    flat = sde.Landscape(("x", "y"), "x**2/2 + y**2/2", diffusion=[["1 + x**2", "1 + x**2"], ["1 + x**2", "1 + x**2"]])
+    run = sde.simulate(flat.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=100, paths=64)
+    np.testing.assert_allclose(run.x, run.y, atol=1e-12)
+    assert float(np.abs(run.x).max()) > 0.1
+
+
+def test_periodic_axis_wraps():
+    ring = sde.Landscape("theta", "cos(theta)", circulation=["2"], domain={"theta": (0, 2 * np.pi, "periodic")})
+    run = sde.simulate(ring.at_temperature(0.5), 1.0, step=0.05, steps=200, paths=500, save_every=1)
+    assert float(run.theta.min()) >= 0 and float(run.theta.max()) < 2 * np.pi
+    assert float(run.theta.isel(time=-1).std()) > 0.5
+
+
+def numpy_sgd(finite_sum, x, picks, rate, weights):
+    """The recursion, one replica, from sample indices (steps, halves, b)."""
+    path = []
+    for batches in picks:
+        g = finite_sum.sample_gradients(x)
+        x = x - rate * sum(w * g[batch].mean(0) for w, batch in zip(weights, batches))
+        path.append(x)
+    return np.array(path)
+
+
+@pytest.mark.parametrize("svag, batch", [(1, 1), (1, 5), (4, 1), (9, 3)])
+def test_sgd_is_the_recursion_on_its_own_indices(svag, batch):
+    run = sde.sgd(NEURON, (0.2, 0.3), learning_rate=0.4, batch_size=batch, steps=500, replicas=70, svag=svag,
+                  save_every=1, seed=4)
+    picks = sde.sample_indices(150, batch_size=batch, steps=500, replica=66, seed=4, svag=svag)
+    s = np.sqrt(2 * svag - 1)
+    expected = numpy_sgd(NEURON, np.array([0.2, 0.3]), picks.reshape(500, -1, batch), 0.4 / svag,
+                         [(1 + s) / 2, (1 - s) / 2][:picks.ndim - 1])
+    measured = np.stack([run.w[66], run.c[66]], -1)[1:]
+    np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-12)
+    assert run.time.values[-1] == pytest.approx(500 * 0.4 / svag)
+
+
+def test_svag_keeps_the_mean_and_multiplies_the_covariance_by_l():
+    x, eta, n = np.array([0.5, 0.1]), 0.2, 400_000
+    d = NEURON.diffusion(x)
+    for svag in (1, 8):
+        run = sde.sgd(NEURON, x, learning_rate=eta, batch_size=2, steps=1, replicas=n, svag=svag, seed=6)
+        moves = np.stack([run.w - x[0], run.c - x[1]]) * svag / eta
+        cov = svag * d / 2
+        np.testing.assert_array_less(np.abs(moves.mean(1) + NEURON.gradient(x)), 5 * np.sqrt(np.diag(cov) / n))
+        error = 2 * np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)  # kurtosis up to 4× Gaussian's
+        assert (np.abs(np.cov(moves) - cov) < 5 * error).all()
+
+
+def test_pearson_mean_and_variance_of_sgd():
+    """THEORY's closed form within 4 standard errors, where the SDE's variance is excluded by more than 10."""
+    pearson = sde.landscapes.get("pearson")
+    a, m = pearson.data["a"], pearson.data["m"]
+    eta, batch, mean, spread = 0.5, 1, a.mean(), a.var()
+    center = (a * m).mean() / mean
+    d = float(pearson.diffusion([[center]])[0, 0, 0])
+    exact = (eta**2 * d / batch) / (1 - (1 - eta * mean) ** 2 - eta**2 * spread / batch)
+    sde_variance = eta / (2 * batch) * d / (mean - eta / (2 * batch) * spread)
+    run = sde.sgd(pearson, (center,), learning_rate=eta, batch_size=batch, steps=60, replicas=400_000, seed=9)
+    x = run.x.values
+    assert abs(x.mean() - center) < 4 * np.sqrt(exact / len(x))
+    square = (x - center) ** 2
+    error = square.std() / np.sqrt(len(x))
+    assert abs(square.mean() - exact) < 4 * error
+    assert abs(square.mean() - sde_variance) > 10 * error
+
+
+def mean_turning(run):
+    """Mean angular velocity and its standard error over the ensemble."""
+    z = run.x.values + 1j * run.y.values
+    rate = np.angle(z[:, 1:] * z[:, :-1].conj()).sum(1) / run.time.values[-1]
+    return rate.mean(), rate.std(ddof=1) / np.sqrt(len(rate))
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.05])
+def test_spiral_turns_at_minus_T_kappa(temperature):
+    """SDE paths, real SGD with b = 1 and SVAG; standard errors ≤ 2 %, agreement at 4 of them (+ O(η) for SGD)."""
+    eta, steps = 2 * temperature, 500
+    runs = {
+        "paths": sde.simulate(SPIRAL.at_temperature(temperature), (1.0, 0.0), step=eta / 4, steps=4 * steps,
+                              paths=8192, save_every=4, seed=1),
+        "sgd": sde.sgd(SPIRAL, (1.0, 0.0), learning_rate=eta, batch_size=1, steps=steps, replicas=8192, save_every=1,
+                       seed=1),
+        "svag": sde.sgd(SPIRAL, (1.0, 0.0), learning_rate=eta, batch_size=1, steps=8 * steps, replicas=8192,
+                        save_every=8, svag=8, seed=1),
+    }
+    for name, run in runs.items():
+        velocity, error = mean_turning(run)
+        assert error <= 0.02 * temperature, name
+        assert abs(velocity + temperature) < 4 * error + (0.02 * temperature if name == "sgd" else 0), name
+    untwisted = sde.sgd(SPIRAL.with_parameters(kappa=0.0), (1.0, 0.0), learning_rate=eta, batch_size=1, steps=steps,
+                        replicas=8192, save_every=1, seed=1)
+    velocity, error = mean_turning(untwisted)
+    assert abs(velocity) < 4 * error
+
+
+def test_full_batch_descent_does_not_turn():
+    x = np.array([0.7, 0.4])
+    angle = np.arctan2(x[1], x[0])
+    for _ in range(500):
+        x = x - 0.04 * SPIRAL.gradient(x)
+    assert abs(np.arctan2(x[1], x[0]) - angle) < 1e-12 and np.linalg.norm(x) == pytest.approx(1)
+
+
+def test_divergence_names_path_and_step_whatever_the_threads():
+    steep = sde.Landscape("x", "x**4/4").at_temperature(1.0)
+    start = np.zeros((200, 1))
+    start[[77, 150]] = 40.0
+    faults = []
+    for threads in (1, 2, 5):
+        with pytest.raises(sde.Diverged, match="path 77 diverged at step") as caught:
+            sde.simulate(steep, start, step=0.1, steps=100, threads=threads)
+        faults.append((caught.value.path, caught.value.step))
+    assert len(set(faults)) == 1 and faults[0][1] < 20
+    with pytest.raises(sde.Diverged, match="replica 0 diverged"):
+        sde.sgd(sde.FiniteSum("x", "a*x**2", {"a": [1.0, 2.0]}), 1.0, learning_rate=5.0, batch_size=1, steps=1000)
+    negative = sde.Process(["-x"], [["1 - x**2"]], 1.0, variables=("x",))
+    with pytest.raises(sde.Diverged, match="not positive semi-definite"):
+        sde.simulate(negative, 0.5, step=0.1, steps=1000, paths=64)
+
+
+def test_result_carries_its_settings():
+    run = langevin()
+    assert run.attrs["temperature"] == 0.2 and run.attrs["seed"] == 11 and run.attrs["scheme"] == "euler_maruyama"
+    assert "auto" in run.attrs["scheme_reason"] and run.attrs["numba"] and run.attrs["float_type"] == "float64"
+    assert json.loads(run.attrs["settings"])["step"] == 0.05
+    seen = []
+    langevin(progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (37, 37)
+
+
+START = dict(start=(0.0, 0.0))
+PROCESS = NEURON.at_temperature(0.2)
+FAULTS = {
+    "step must be a finite number > 0, got 0": lambda: langevin(step=0),
+    "step must be a finite number > 0, got nan": lambda: langevin(step=float("nan")),
+    "steps must be a whole number from 1 to 4294967296, got 4294967297": lambda: langevin(steps=2**32 + 1),
+    "paths must be a whole number >= 1, got 0": lambda: langevin(paths=0),
+    "paths must be a whole number >= 1, got 2.5": lambda: langevin(paths=2.5),
+    "scheme must be one of auto, euler_maruyama, got 'euler'": lambda: langevin(scheme="euler"),
+    "seed must be a whole number >= 0, got -1": lambda: langevin(seed=-1),
+    "threads must be": lambda: langevin(threads=0),
+    "save_every must be a whole number from 1 to 37": lambda: langevin(save_every=38),
+    "start has w = 6, outside the domain": lambda: langevin(start=(6.0, 0.0)),
+    "start must have shape": lambda: langevin(start=(0.0, 0.0, 0.0)),
+    "start must be finite, got nan at index .1,": lambda: langevin(start=(0.0, np.nan)),
+    "more than half of": lambda: langevin(paths=10**9, steps=1000, save_every=1, start=(0.0, 0.0)),
+    "learning_rate must be": lambda: recursion(learning_rate=0),
+    "batch_size must be a whole number from 1 to 150, got 151": lambda: recursion(batch_size=151),
+    "svag must be": lambda: recursion(svag=0),
+    "sgd needs a FiniteSum": lambda: sde.sgd(PROCESS, (0, 0), learning_rate=1, batch_size=1, steps=1),
+    "5 paths cannot fill 16": lambda: langevin(paths=5, observables=sde.Histogram(GRID)),
+    "no state is counted": lambda: langevin(observables=sde.Histogram(GRID, burn_in=37)),
+    "has 1 dimensions, the process 2": lambda: langevin(observables=sde.Histogram(sde.Grid(0, 1, 5))),
+    "blocks must be": lambda: sde.Histogram(GRID, blocks=1),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_faults_are_named(message):
+    with pytest.raises(ValueError, match=message):
+        FAULTS[message]()
+
+
+COMPILE = """
+import sys, hashlib, numpy as np, sde_sgd as sde
+digest = hashlib.sha256()
+for k in range(10):
+    f = sde.Landscape(("x", "y"), f"(x**2 - 1)**2/4 + y**2/2 + {k}*tanh(x*y)/10")
+    digest.update(np.ascontiguousarray(sde.simulate(f.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=20, paths=9).x))
+print(digest.hexdigest())
+"""
+
+
+def compile_ten(environment):
+    run = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True,
+                         env=os.environ | environment, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_ten_landscapes_compiled_by_four_processes_on_one_empty_cache(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        shared = list(pool.map(lambda _: compile_ten({"SDE_SGD_CACHE_DIR": str(tmp_path / "cache")}), range(4)))
+    (tmp_path / "file").write_text("")
+    homeless = {"HOME": str(tmp_path / "file"), "XDG_CACHE_HOME": "", "SDE_SGD_CACHE_DIR": "",
+                "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    readonly = compile_ten(homeless)
+    warm = compile_ten(homeless)
+    assert len({*shared, readonly, warm}) == 1
+    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert len(list((tmp_path / "cache").glob("kernel_*.py"))) == 10
+
+
+def test_an_edited_expression_never_meets_old_code():
+    for factor in (1.0, 2.0):
+        f = sde.Landscape("x", f"{factor}*x**2/2")
+        x = sde.simulate(f.at_temperature(1e-12), 1.0, step=0.1, steps=1).x
+        assert float(x[0]) == pytest.approx(1 - 0.1 * factor, abs=1e-5)
+
+
+def test_saved_results_come_back(tmp_path):
+    from sde_sgd.results import load, save
+
+    run = langevin(save_every=10)
+    save(run, tmp_path / "run.nc")
+    xr.testing.assert_identical(load(tmp_path / "run.nc").drop_attrs(), run.drop_attrs())
