@@ -121,10 +121,10 @@ def test_our_own_bugs_and_debug_show_their_traceback(run):
 
 
 def test_a_closed_pipe_ends_quietly():
-    script = "from sde_sgd import cli; cli._app = lambda a: lambda *x, **k: print('line\\n' * 100000); cli.main(['x'])"
-    result = subprocess.run(
-        f'{sys.executable} -c "{script}" | head -1', shell=True, capture_output=True, text=True
-    )
+    app = "lambda arguments: lambda *a, **k: print('line\\n' * 100000)"
+    script = f"from sde_sgd import cli; cli._app = {app}; cli.main(['x'])"
+    command = f'{sys.executable} -c "{script}" | head -1'
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert result.stdout == "line\n" and result.stderr == ""
 
 

@@ -155,7 +155,7 @@ def test_power_law():
     slopes = np.array(
         [figures.fit_power_law(x, y, 0.05 * x)[:2] for y in x * np.exp(0.05 * rng.normal(size=(400, 4)))]
     )
-    # A standard deviation over 400 fits is known to 3.5 %; the errors stated are widened by χ², never too small.
+    # A deviation over 400 fits is known to 3.5 %; the errors stated, widened by χ², are never too small.
     assert slopes[:, 0].std() < 1.15 * slopes[:, 1].mean()
     assert np.isnan(figures.fit_power_law([1, 2], [1, 2]).slope_error)
 

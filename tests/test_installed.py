@@ -22,9 +22,10 @@ PARTS = {
 def test_pyproject_lists_every_package():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
     found = {
-        ".".join((part, *path.parent.relative_to(PARTS[part]).parts)) for part, path in ALL_SOURCES
-        if path.name == "__init__.py"
-    }  # fmt: skip
+        ".".join((part, *path.parent.relative_to(folder).parts))
+        for part, folder in PARTS.items()
+        for path in folder.rglob("__init__.py")
+    }
     assert sorted(listed) == sorted(found)
 
 

@@ -31,6 +31,14 @@ class Field:
 
     def at(self, name: str, columns: Sequence, temperature: float | None = None):
         """The same, one broadcastable array per variable."""
+        values, shape = self.values(name, columns, temperature)
+        if not shape:
+            return values[0]
+        stacked = self._namespace.stack(values, -1)
+        return stacked.reshape(*stacked.shape[:-1], *shape)
+
+    def values(self, name: str, columns: Sequence, temperature: float | None = None) -> tuple[list, tuple[int, ...]]:
+        """One array per expression of the group, and the group's shape."""
         if name not in self._compiled:
             expressions, shape = self._groups(name)
             needs = any(TEMPERATURE in sp.sympify(e).free_symbols for e in expressions)
@@ -39,11 +47,7 @@ class Field:
         if needs_temperature and temperature is None:
             raise ValueError(f"the {name} of this landscape depends on the temperature T; pass temperature=…")
         zero = 0.0 * sum(columns)
-        values = [value + zero for value in function(*columns, *self._values, temperature)]
-        if not shape:
-            return values[0]
-        stacked = self._namespace.stack(values, -1)
-        return stacked.reshape(*stacked.shape[:-1], *shape)
+        return [value + zero for value in function(*columns, *self._values, temperature)], shape
 
 
 class Evaluator:
@@ -92,9 +96,23 @@ class SampleEvaluator(Evaluator):
         self._data = [namespace.asarray(values) for values in data.values()]
         self._size = len(next(iter(data.values())))
 
+    def _columns(self, x) -> list:
+        return [*(x[..., None, i] for i in range(x.shape[-1])), *self._data]
+
     def samples(self, name: str, x):
         """The group `name` of every sample: (..., N, *shape)."""
-        return self._sample_field.at(name, [*(x[..., None, i] for i in range(x.shape[-1])), *self._data])
+        return self._sample_field.at(name, self._columns(x))
+
+    def _centred_gradients(self, x) -> tuple[list, list]:
+        """Per component: its mean over the samples (...), and the deviations (..., N), samples contiguous."""
+        components, _ = self._sample_field.values("gradient", self._columns(x))
+        means = [c.mean(-1) for c in components]
+        return means, [c - m[..., None] for c, m in zip(components, means)]
+
+    def _covariance(self, deviations: list):
+        d, stack = len(deviations), self._namespace.stack
+        entry = {(i, j): (deviations[i] * deviations[j]).mean(-1) for i in range(d) for j in range(i + 1)}
+        return stack([stack([entry[max(i, j), min(i, j)] for j in range(d)], -1) for i in range(d)], -2)
 
     def _mean(self, reduce: Callable, x):
         """`reduce(points)` over chunks of points, so that points × N temporaries stay small."""
@@ -117,21 +135,18 @@ class SampleEvaluator(Evaluator):
         return self._mean(lambda p: self.samples("hessian", p).mean(-3), x)
 
     def diffusion(self, x):
-        def covariance(points):
-            g = self.samples("gradient", points)
-            g = g - g.mean(-2)[..., None, :]
-            return self._namespace.swapaxes(g, -1, -2) @ g / self._size
-
-        return self._mean(covariance, x)
+        return self._mean(lambda p: self._covariance(self._centred_gradients(p)[1]), x)
 
     def diffusion_divergence(self, x):
         def divergence(points):
             # ∂_j mean(δg_i δg_j) = mean(δH δg)_i + mean(δg_i tr δH)
-            g, h = self.samples("gradient", points), self.samples("hessian", points)
-            g = g - g.mean(-2)[..., None, :]
-            h = h - h.mean(-3)[..., None, :, :]
-            trace = sum(h[..., i, i] for i in range(h.shape[-1]))
-            return ((h @ g[..., None])[..., 0] + g * trace[..., None]).mean(-2)
+            _, g = self._centred_gradients(points)
+            h, _ = self._sample_field.values("hessian", self._columns(points))
+            h = [e - e.mean(-1)[..., None] for e in h]
+            d = len(g)
+            trace = sum(h[i * d + i] for i in range(d))
+            parts = [(sum(h[i * d + j] * g[j] for j in range(d)) + g[i] * trace).mean(-1) for i in range(d)]
+            return self._namespace.stack(parts, -1)
 
         return self._mean(divergence, x)
 
@@ -142,7 +157,5 @@ class SampleEvaluator(Evaluator):
         return -self.hessian(x)
 
     def drift_and_diffusion(self, x, temperature: float | None = None):
-        g = self.samples("gradient", x)
-        mean = g.mean(-2)
-        g = g - mean[..., None, :]
-        return -mean, self._namespace.swapaxes(g, -1, -2) @ g / self._size
+        means, deviations = self._centred_gradients(x)
+        return -self._namespace.stack(means, -1), self._covariance(deviations)

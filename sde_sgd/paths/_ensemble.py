@@ -42,13 +42,11 @@ def key_of(seed: int) -> tuple[np.uint64, np.uint64]:
 def starts(start, paths: int, dim: int, domain: Domain) -> np.ndarray:
     """Start points (paths, d) from one point (d,) or one per path; a scalar in one dimension."""
     x = np.atleast_1d(_checks.finite_array("start", start))
-    if x.shape == (dim,):
-        x = np.broadcast_to(x, (paths, dim))
-    if x.shape != (paths, dim):
+    if x.shape not in ((dim,), (paths, dim)):
         raise ValueError(f"start must have shape ({dim},) or ({paths}, {dim}) for the variables "
                          f"{', '.join(domain.variables)}, got {x.shape}")
     domain.check("start", x)
-    return x
+    return np.broadcast_to(x, (paths, dim))
 
 
 def refuse_beyond_memory(size: float, what: str, remedy: str) -> None:

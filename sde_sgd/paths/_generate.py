@@ -116,7 +116,7 @@ def _constant_noise(lane: LaneCode) -> list[str]:
 
 
 def _cholesky_noise(d: int) -> list[str]:
-    """n = √(2Th) L(x) ξ, L Lᵀ = D by Cholesky without branches; a pivot that rounding left just below 0 counts as 0."""
+    """n = √(2Th) L(x) ξ, L Lᵀ = D by Cholesky without branches; a pivot that is 0 up to rounding counts as 0."""
     lines = []
     for i in range(d):
         for j in range(i):
@@ -124,7 +124,7 @@ def _cholesky_noise(d: int) -> list[str]:
             lines.append(f"l{i}{j} = (d{i}{j}{inner}) * r{j}")
         inner = "".join(f" - l{i}{k} * l{i}{k}" for k in range(i))
         lines += [f"v{i} = d{i}{i}{inner}",
-                  f"v{i} = 0.0 if (v{i} < 0.0 and v{i} > -1e-12 * d{i}{i}) else v{i}",
+                  f"v{i} = 0.0 if (v{i} < 1e-15 * d{i}{i} and v{i} > -1e-12 * d{i}{i}) else v{i}",
                   f"l{i}{i} = math.sqrt(v{i})", f"r{i} = 1.0 / l{i}{i} if l{i}{i} > 0.0 else 0.0"]
     for i in range(d):
         lines.append(f"n{i} = root * ({' + '.join(f'l{i}{j} * Z{j}[j]' for j in range(i + 1))})")
