@@ -101,10 +101,9 @@ def _in_words(fault: Exception) -> list[str]:
         extra = _EXTRAS.get(package)
         install = f"sde-sgd[{extra}]" if extra else package
         return [f"this needs the package {package}, which is not installed: pip install '{install}'"]
-    if isinstance(fault, ValueError) and callable(
-        getattr(fault, "errors", None)
-    ):  # a validated configuration
-        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in fault.errors()]
+    errors = getattr(fault, "errors", None)
+    if isinstance(fault, ValueError) and callable(errors):  # of a validated configuration
+        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in errors()]
     if isinstance(fault, (ValueError, OSError)):
         return [str(fault) or type(fault).__name__]
     return []

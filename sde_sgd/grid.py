@@ -54,23 +54,31 @@ class Grid:
             raise ValueError(f"a grid has 1 to 3 dimensions, but lower has {dim} entries; give one per axis")
         for name, given in (("upper", high), ("shape", cells)):
             if len(given) != dim:
-                raise ValueError(f"lower has {dim} entries but {name} has {len(given)}; give one per axis in each")
+                raise ValueError(
+                    f"lower has {dim} entries but {name} has {len(given)}; give one per axis in each"
+                )
         walls = (boundary,) * dim if isinstance(boundary, str) else tuple(boundary)
         if len(walls) != dim:
-            raise ValueError(f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis")
+            raise ValueError(
+                f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis"
+            )
         for wall in walls:
             if wall not in BOUNDARIES:
                 raise ValueError(f"boundary {wall!r} is unknown; choose among {', '.join(BOUNDARIES)}")
         for axis, (a, b, n) in enumerate(zip(low, high, cells)):
             if not (math.isfinite(a) and math.isfinite(b)):
-                raise ValueError(f"axis {axis} spans [{a}, {b}]; a grid needs finite ends: choose a box that holds the mass")
+                raise ValueError(
+                    f"axis {axis} spans [{a}, {b}]; a grid needs finite ends: choose a box around the mass"
+                )
             if not a < b:
                 raise ValueError(f"axis {axis} spans [{a}, {b}]; lower must be less than upper")
             if n < _FEWEST_CELLS:
                 raise ValueError(f"axis {axis} has {n} cells; at least {_FEWEST_CELLS} are needed")
             h = (b - a) / n
             if not (math.isfinite(h) and a + h > a and b - h < b):
-                raise ValueError(f"axis {axis}: {n} cells between {a} and {b} are not distinct in float64; use fewer cells")
+                raise ValueError(
+                    f"axis {axis}: {n} cells between {a} and {b} are not distinct in float64; use fewer cells"
+                )
         for name, value in (("lower", low), ("upper", high), ("shape", cells), ("boundary", walls)):
             object.__setattr__(self, name, value)
 
@@ -123,9 +131,9 @@ class Grid:
         *,
         component: bool = False,
     ) -> xr.DataArray:
-        """A field with its axes labelled by the variables' names; a vector field's last dimension is `component`.
+        """A field with axes labelled by the variables' names; a vector field's last dimension is `component`.
 
-        `values` has one value per cell: shape `shape`, or flat, with one more axis of length dim for a vector.
+        `values` has one value per cell, in C order; for a vector, one more axis of length dim.
         """
         names = list(variables)
         if len(names) != self.dim:

@@ -147,12 +147,9 @@ def number(value: Any) -> str:
         value = value.item()
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, numbers.Integral):
-        return (
-            f"{value:,}".replace(",", "\u202f").replace("-", "−")
-            if abs(value) >= 10000
-            else f"{value}".replace("-", "−")
-        )
+    if isinstance(value, int):
+        text = f"{value:,}".replace(",", "\u202f") if abs(value) >= 10000 else str(value)
+        return text.replace("-", "−")
     if not isinstance(value, numbers.Real):
         return str(value)
     value = float(value)

@@ -130,7 +130,8 @@ def _with_attributes(data: Any, change: Callable[[Any, str], Any]) -> Any:
     if not isinstance(data, xr.Dataset):
         raise ValueError(f"a result is an xarray Dataset or DataTree, got {type(data).__name__}")
     copy = data.copy()
-    for holder in (copy, *copy.variables.values()):
+    holders: tuple[Any, ...] = (copy, *copy.variables.values())
+    for holder in holders:
         holder.attrs = {name: change(value, name) for name, value in holder.attrs.items()}
     return copy
 

@@ -43,7 +43,9 @@ def test_linear_process_where_h_and_d_do_not_commute():
         errors["q"].append((mass * np.abs(found.q.values + 0.25)).sum())
         j = -(x @ inverse) @ turn.T
         errors["remainder"].append((mass[..., None] * np.abs(found.remainder.values - j)).sum())
-        errors["potential"].append((mass * np.abs(found.potential.values - potential + potential.min())).sum())
+        errors["potential"].append(
+            (mass * np.abs(found.potential.values - potential + potential.min())).sum()
+        )
         errors["divergence_j"].append((mass * np.abs(found.divergence_j.values)).sum())
     for name, values in errors.items():
         assert values[-1] < 5e-3 and order(values) > 1.8, (name, values)
@@ -91,7 +93,7 @@ def test_counterexample_reversible_process_has_no_remainder():
 
 
 def full_tensor(temperature, cells, half=3.0):
-    """A process with wide offsets: eigenvalues 1 and 1/20 at 0.4 rad, drift −(D + Q)∇Φ, Q₁₂ = 0.3, Φ quadratic."""
+    """Wide offsets: D with eigenvalues 1 and 1/20 at 0.4 rad, drift −(D + Q)∇Φ, Q₁₂ = 0.3, Φ quadratic."""
     c, s = np.cos(0.4), np.sin(0.4)
     rotation = np.array([[c, -s], [s, c]])
     tensor = rotation @ np.diag([1.0, 0.05]) @ rotation.T
@@ -158,7 +160,14 @@ def test_everything_is_finite_at_extreme_peclet_numbers():
     fp = FokkerPlanck(process, square(2.0, 24))
     assert fp.attrs["max_peclet"] > 2e3
     found = decompose(fp)
-    for name in ("potential", "remainder", "current", "divergence_j", "j_dot_grad_potential", "stream_function"):
+    for name in (
+        "potential",
+        "remainder",
+        "current",
+        "divergence_j",
+        "j_dot_grad_potential",
+        "stream_function",
+    ):
         assert np.isfinite(found[name].values).all(), name
     flux = fp.current(fp.steady_state()).values
     np.testing.assert_allclose(found.current.values, flux, atol=1e-6 * np.abs(flux).max())
@@ -173,14 +182,22 @@ def test_exchanging_the_axes_changes_the_sign_of_q():
     second = decompose(FokkerPlanck(linear(P @ F @ P, P @ D @ P, 0.3), swapped))
     np.testing.assert_allclose(second.potential.values.T, first.potential.values, atol=1e-10)
     np.testing.assert_allclose(second.q.values.T, -first.q.values, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(second.remainder.values.transpose(1, 0, 2)[..., ::-1], first.remainder.values, atol=1e-9)
+    np.testing.assert_allclose(
+        second.remainder.values.transpose(1, 0, 2)[..., ::-1], first.remainder.values, atol=1e-9
+    )
 
 
 def test_one_dimension_and_rings():
     well = Process(("-x",), (("1 + x**2",),), 0.5, variables=("x",))
     found = decompose(FokkerPlanck(well, Grid(-3, 3, 60)))
-    assert np.abs(found.remainder.values).max() < 1e-9 and "q" not in found and "one dimension" in found.attrs["q"]
-    ring = Process(("1 - sin(angle)/2",), (("1",),), 1.0, variables=("angle",), domain=((0, 2 * np.pi, "periodic"),))
+    assert (
+        np.abs(found.remainder.values).max() < 1e-9
+        and "q" not in found
+        and "one dimension" in found.attrs["q"]
+    )
+    ring = Process(
+        ("1 - sin(angle)/2",), (("1",),), 1.0, variables=("angle",), domain=((0, 2 * np.pi, "periodic"),)
+    )
     fp = FokkerPlanck(ring, Grid(0, 2 * np.pi, 60, boundary="periodic"))
     found = decompose(fp)
     assert np.ptp(found.current.values) < 1e-12 and found.current.values.min() > 0.1
@@ -192,7 +209,9 @@ def test_periodic_axes_leave_q_out_and_say_so():
     process = Process(
         ("1", "-y"), (("1", "0"), ("0", "1")), 1.0, variables=("x", "y"), domain={"x": (0, 1, "periodic")}
     )
-    found = decompose(FokkerPlanck(process, Grid((0, -3), (1, 3), (12, 30), boundary=("periodic", "reflecting"))))
+    found = decompose(
+        FokkerPlanck(process, Grid((0, -3), (1, 3), (12, 30), boundary=("periodic", "reflecting")))
+    )
     assert "q" not in found and "harmonic" in found.attrs["q"]
     np.testing.assert_allclose(found.remainder.values[..., 0], 1.0, rtol=1e-12)
     assert np.abs(found.remainder.values[..., 1]).max() < 1e-10

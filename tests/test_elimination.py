@@ -15,7 +15,7 @@ from sde_sgd.process import Process
 
 
 def exact_log_stationary(states, tail, head, log_forward, log_backward):
-    """The null vector by LU in 1500 digits: it subtracts, so it needs more digits than the range of the rates."""
+    """The null vector by LU in 1500 digits: as it subtracts, it needs more than the range of the rates."""
     with mpmath.workdps(1500):
         rate = [[mpmath.mpf(0)] * states for _ in range(states)]
         for t, h, f, b in zip(tail, head, log_forward, log_backward):
@@ -89,7 +89,9 @@ def test_any_graph_and_any_positions(seed):
     first = eliminate(states, *pairs, forward, backward, rng.integers(0, 9, (states, 2)))
     second = eliminate(states, *pairs, forward, backward, np.zeros((states, 1), np.int64))  # one dense front
     assert relative(first, second) < 1e-13
-    rate = sp.coo_array((np.exp(np.r_[forward, backward]), (np.r_[pairs[1], pairs[0]], np.r_[pairs[0], pairs[1]])))
+    rate = sp.coo_array(
+        (np.exp(np.r_[forward, backward]), (np.r_[pairs[1], pairs[0]], np.r_[pairs[0], pairs[1]]))
+    )
     generator = rate - sp.diags_array(rate.sum(axis=0))
     pi = np.exp(first)
     assert np.abs(generator @ pi).max() < 1e-12 * (abs(generator) @ pi).max()
@@ -115,7 +117,7 @@ def test_agrees_with_superlu_where_superlu_is_right():
 
 @pytest.mark.parametrize("knows_potential", [True, False])
 def test_a_thousand_nats(knows_potential):
-    """(x²−1)² + 2y² at β = 100: on this box log ρ spans thousands of nats, and it is right to 1e-9 everywhere."""
+    """(x²−1)² + 2y² at β = 100: log ρ spans more than a thousand nats and is right to 1e-9 everywhere."""
     if knows_potential:
         process = Landscape(("x", "y"), "(x**2 - 1)**2 + 2*y**2").at_temperature(0.01)
         assert process.equilibrium_potential is not None
@@ -136,7 +138,10 @@ def test_a_thousand_nats(knows_potential):
     else:
         # separable, so the discrete steady state is the product of two 1-D ones: log ρ = Σ P along each axis
         middle = [axis[:-1] + 0.5 * h for axis, h in zip(grid.axes, grid.spacing)]
-        steps = 100 * -4 * middle[0] * (middle[0] ** 2 - 1) * grid.spacing[0], 100 * -4 * middle[1] * grid.spacing[1]
+        steps = (
+            100 * -4 * middle[0] * (middle[0] ** 2 - 1) * grid.spacing[0],
+            100 * -4 * middle[1] * grid.spacing[1],
+        )
         along = [np.concatenate([[0.0], np.cumsum(s)]) for s in steps]
         exact = along[0][:, None] + along[1][None, :]
     found = fp.log_steady_state().values

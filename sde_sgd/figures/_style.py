@@ -45,6 +45,16 @@ def axes_or_new(ax: "Axes | None", width: float = 4.6, height: float = 3.6) -> "
     return new_figure(width, height).subplots() if ax is None else ax
 
 
+def next_colour(ax: "Axes") -> str:
+    """The first colour of the cycle no line of `ax` has yet, as a value: names follow global settings."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    used = {to_hex(line.get_color()) for line in ax.lines}
+    return next((to_hex(colour) for colour in cycle if to_hex(colour) not in used), to_hex(cycle[0]))
+
+
 def map_axes_or_new(ax: "Axes | None", x: np.ndarray, y: np.ndarray, above: float = 0.0) -> "Axes":
     """`ax`, or the axes of a new figure shaped to a map with a colour bar and `above` inches for a legend."""
     return axes_or_new(ax, 5.0, 3.5 * proportions(x, y) + 0.65 + above)

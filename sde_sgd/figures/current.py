@@ -44,10 +44,19 @@ def plot_current(decomposition: "xr.Dataset", ax: "Axes | None" = None, ceiling:
     if speed.max() <= _STILL * np.max(fall, where=~hidden, initial=0.0):
         ax.text(0.5, 0.03, "no current: detailed balance", ha="center", transform=ax.transAxes, color=INK)
         return ax
-    masked = [np.ma.masked_where(hidden, remainder[..., k]).T for k in (0, 1)]
-    width = 0.35 + 1.5 * np.sqrt(speed / speed.max())
+    along_x, along_y = (np.ma.masked_where(hidden, remainder[..., k]).T for k in (0, 1))
+    width = (0.35 + 1.5 * np.sqrt(speed / speed.max())).T
     ax.streamplot(
-        x, y, *masked, color=INK, linewidth=width.T, density=1.1, arrowsize=0.8, arrowstyle="-|>", zorder=2
+        x,
+        y,
+        along_x,
+        along_y,
+        color=INK,
+        linewidth=width,
+        density=1.1,
+        arrowsize=0.8,
+        arrowstyle="-|>",
+        zorder=2,
     )
     frame(ax, (x_name, y_name), x, y)
     return ax

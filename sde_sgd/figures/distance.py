@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._style import INK, axes_or_new, styled
+from ._style import INK, axes_or_new, next_colour, styled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +83,7 @@ def plot_distance(
 
     ax = axes_or_new(ax, 4.8, 3.5)
     ax.set(xscale="log", yscale="log", xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
-    colour = ax._get_lines.get_next_color() if not ax.lines else f"C{len(ax.containers) % 7}"
+    colour = next_colour(ax)
     _points(ax, at, value, sigma, clear, colour, label)
     _points(ax, at, value, sigma, ~clear, colour, "at the sampling floor", hollow=True)
     if np.unique(at[clear]).size >= 2:

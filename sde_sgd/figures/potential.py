@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-_MARKERS = {  # kind of critical point: marker, fill
-    "minimum": ("o", "white"),
-    "saddle": ("X", "#E69F00"),
-    "maximum": ("^", "#CC79A7"),
+_MARKERS = {  # kind of critical point: marker, fill, size, words
+    "minimum": ("o", "white", 80, "minimum"),
+    "saddle": ("X", "#E69F00", 80, "saddle"),
+    "maximum": ("^", "#CC79A7", 80, "maximum"),
+    "degenerate": ("D", "#8b949e", 25, "degenerate point"),
 }
 
 
@@ -48,7 +49,8 @@ def plot_potential_against_loss(
     visible = potential <= ceiling * temperature
     weight = np.where(visible, np.exp(-potential / temperature), 0.0)
     centre = float(np.average(np.where(visible, difference, 0.0), weights=weight))
-    reach = _reach(difference[visible], centre, temperature)
+    lively = potential <= ceiling / 2 * temperature  # the colours are spent where the process spends its time
+    reach = _reach(difference[lively], centre, temperature)
 
     ax = map_axes_or_new(ax, x, y, above=0.4)
     ax.set_facecolor(EMPTY)
@@ -68,7 +70,7 @@ def plot_potential_against_loss(
 
 
 def _reach(difference: np.ndarray, centre: float, temperature: float) -> float:
-    """Half the colour scale: nearly all that is shown, never so little that rounding becomes a picture."""
+    """Half the colour scale: nearly all of `difference`, never so little that rounding becomes a picture."""
     return max(float(np.quantile(np.abs(difference - centre), 0.98)), 1e-3 * temperature)
 
 
@@ -82,9 +84,9 @@ def mark_points(
         unknown = set(kinds) - set(_MARKERS)
         if unknown:
             raise ValueError(f"a critical point is a {', '.join(_MARKERS)}, got {', '.join(sorted(unknown))}")
-        for kind, (marker, fill) in _MARKERS.items():
+        for kind, (marker, fill, size, label) in _MARKERS.items():
             chosen = critical_points.isel(point=np.flatnonzero(kinds == kind))
-            drawn |= _scatter(ax, names, chosen, marker, fill, 80, f"{kind} of the loss")
+            drawn |= _scatter(ax, names, chosen, marker, fill, size, f"{label} of the loss")
     if modes is not None:
         drawn |= _scatter(ax, names, modes, "*", "#ffdd00", 62, "mode of the density")
     return drawn

@@ -30,22 +30,19 @@ def plot_spectrum(
     ax = axes_or_new(ax, 5.0, 3.6)
     ordered = {label: np.sort(np.asarray(values, float).ravel())[::-1] for label, values in spectra.items()}
     colours = {}
-    lowest = np.inf
     for label, values in ordered.items():
         positive = values[values > 0]
         if not positive.size:
             raise ValueError(f"the spectrum {label!r} has no positive eigenvalue to show")
-        lowest = min(lowest, positive[-1])
         hidden = values.size - positive.size
         text = f"{label} ({hidden} of {values.size} not positive)" if hidden else label
-        marker = {"marker": "o", "ms": 3.5} if positive.size <= 60 else {}
-        (line,) = ax.plot(np.arange(1, positive.size + 1), positive, label=text, **marker)
+        marker = "o" if positive.size <= 60 else "none"
+        (line,) = ax.plot(np.arange(1, positive.size + 1), positive, label=text, marker=marker, ms=3.5)
         colours[label] = line.get_color()
     for k, (label, threshold) in enumerate((thresholds or {}).items()):
-        values = ordered.get(label)
-        text = (
-            label if values is None else f"threshold {threshold:.1e}: rank {int((values > threshold).sum())}"
-        )
+        text = label
+        if label in ordered:
+            text = f"threshold {threshold:.1e}: rank {int((ordered[label] > threshold).sum())}"
         ax.axhline(threshold, color=colours.get(label, "#59636e"), lw=1.1, ls=_DASHES[k % 4], label=text)
     largest = max(len(values) for values in ordered.values())
     ax.set(yscale="log", xscale="log" if largest > 60 else "linear", xlabel="index", ylabel=ylabel)

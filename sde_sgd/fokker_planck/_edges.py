@@ -19,6 +19,9 @@ from sde_sgd.grid import Grid
 from ._inputs import at_points
 from ._selling import selling
 
+_PECLET_CEILING = 1e10  # per cell; beyond, only the drift matters, and exponents must not overflow on the way
+_PECLET_LIMIT = 1e13  # of an edge: times the cells of any grid that fits in memory, within 2^57 octaves
+
 
 def bernoulli(z: np.ndarray) -> np.ndarray:
     """B(z) = z/(e^z − 1), with B(0) = 1; 0 where e^z exceeds float64."""
@@ -69,7 +72,9 @@ def build(process, grid: Grid, diffusion: np.ndarray, max_offset: int) -> tuple[
 
     `diffusion` is D at the cell centres, (cells, d, d), checked and symmetric.
     """
-    weight, offset, added = selling(diffusion, grid.spacing, _reach(grid, max_offset))
+    potential, centers = process.equilibrium_potential, grid.centers().reshape(-1, grid.dim)
+    least = 0.0 if potential is not None else _least_diffusion(process, grid, centers)
+    weight, offset, added = selling(diffusion, grid.spacing, _reach(grid, max_offset), least)
     used = offset[weight > 0.0]
     tails, heads, steps, conductances = [], [], [], []
     for e in np.unique(used, axis=0):
@@ -83,8 +88,6 @@ def build(process, grid: Grid, diffusion: np.ndarray, max_offset: int) -> tuple[
         steps.append(np.broadcast_to(e, (int(keep.sum()), grid.dim)))
     tail, head = np.concatenate(tails), np.concatenate(heads)
     step, conductance = np.concatenate(steps), np.concatenate(conductances)
-    centers = grid.centers().reshape(-1, grid.dim)
-    potential = process.equilibrium_potential
     if potential is None:
         start = centers[tail]
         ends = diffusion[tail], diffusion[head], 0.5 * (added[tail] + added[head])
@@ -92,8 +95,33 @@ def build(process, grid: Grid, diffusion: np.ndarray, max_offset: int) -> tuple[
     else:
         phi = at_points(potential, "the equilibrium potential", centers, ())
         peclet = (phi[tail] - phi[head]) / process.temperature
+    if not (np.abs(peclet) <= _PECLET_LIMIT).all():
+        at = centers[tail[int(np.argmax(~(np.abs(peclet) <= _PECLET_LIMIT)))]]
+        raise ValueError(
+            f"the cell Péclet number exceeds {_PECLET_LIMIT:g} near {tuple(at.tolist())}: "
+            "temperature or diffusion is too small for the drift there"
+        )
     leak, moment = _leaks(process, grid, diffusion, added, weight, offset, centers)
     return Edges(tail, head, step, conductance, peclet, leak, moment), added
+
+
+def _least_diffusion(process, grid: Grid, centers: np.ndarray) -> np.ndarray:
+    """ε that keeps |P| ≤ 10¹⁰ where D vanishes but the drift does not: the edge there is upwind.
+
+    Upwinding itself acts like a diffusion |b|h/2T; this ε is smaller than that by 2·10⁻¹⁰.
+    """
+    drift, divergence = _force(process, centers)
+    size = np.linalg.norm(drift - process.temperature * divergence, axis=1)
+    return size * grid.spacing.max() / (process.temperature * _PECLET_CEILING)
+
+
+def _force(process, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """b and div D at points (n, d)."""
+    shape = (x.shape[1],)
+    return (
+        at_points(process.drift, "drift", x, shape),
+        at_points(process.diffusion_divergence, "diffusion_divergence", x, shape),
+    )
 
 
 def _reach(grid: Grid, max_offset: int) -> np.ndarray:
@@ -121,7 +149,8 @@ def _pairs(grid: Grid, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tails.append(i[inside])
         heads.append(j[inside] % cells)
     return tuple(
-        np.ravel_multi_index(tuple(np.meshgrid(*ends, indexing="ij")), grid.shape).ravel() for ends in (tails, heads)
+        np.ravel_multi_index(tuple(np.meshgrid(*ends, indexing="ij")), grid.shape).ravel()
+        for ends in (tails, heads)
     )  # type: ignore[return-value]
 
 
@@ -138,9 +167,8 @@ def _drop(process, grid: Grid, start, delta, tail_diffusion, head_diffusion, add
             low, high = grid.lower[axis], grid.upper[axis]
             middle[:, axis] = low + (middle[:, axis] - low) % (high - low)
     d = grid.dim
-    force = at_points(process.drift, "drift", middle, (d,)) - process.temperature * at_points(
-        process.diffusion_divergence, "diffusion_divergence", middle, (d,)
-    )
+    drift, divergence = _force(process, middle)
+    force = drift - process.temperature * divergence
     here = at_points(process.diffusion, "diffusion", middle, (d, d))
     floor = 0.25 * (_eigenvalues(0.5 * (tail_diffusion + head_diffusion))[0] + added)
     shift = added + np.maximum(0.0, floor - _eigenvalues(here)[0] - added)
@@ -152,11 +180,7 @@ def _drop(process, grid: Grid, start, delta, tail_diffusion, head_diffusion, add
         # adjugate over determinant, the latter as a product of eigenvalues: no cancellation that matters
         solved = np.stack([c * force[:, 0] - b * force[:, 1], a * force[:, 1] - b * force[:, 0]], 1)
         solved /= (low * high)[:, None]
-    peclet = np.einsum("ni,ni->n", delta, solved) / process.temperature
-    if not np.isfinite(peclet).all():
-        at = middle[np.flatnonzero(~np.isfinite(peclet))[0]]
-        raise ValueError(f"the cell Péclet number overflows at {tuple(at.tolist())}: the drift is too large for D there")
-    return peclet
+    return np.einsum("ni,ni->n", delta, solved) / process.temperature
 
 
 def _eigenvalues(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +215,9 @@ def _leaks(process, grid: Grid, diffusion, added, weight, offset, centers) -> tu
                 share = np.minimum(share, s)
             c = np.flatnonzero(absorbed & (weight[:, slot] > 0.0))
             s, delta = share[c], e[c] * grid.spacing
-            peclet = _drop(process, grid, centers[c], s[:, None] * delta, diffusion[c], diffusion[c], added[c])
+            peclet = _drop(
+                process, grid, centers[c], s[:, None] * delta, diffusion[c], diffusion[c], added[c]
+            )
             rate = process.temperature * weight[c, slot] / s * bernoulli(-peclet)
             leak[c] += rate
             moment[c] += rate[:, None] * delta

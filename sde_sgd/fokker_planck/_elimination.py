@@ -2,7 +2,7 @@
 
 Grassmann, Taksar & Heyman (1985, Oper. Res. 33): with O_ij the rate i→j, eliminating state k does
 
-    s_k = Σ_{j remaining} O_kj,     O_ij ← O_ij + O_ik O_kj / s_k,     and backwards   π_k = Σ_i π_i O_ik / s_k.
+    s_k = Σ_{j remaining} O_kj,    O_ij ← O_ij + O_ik O_kj / s_k,    and backwards  π_k = Σ_i π_i O_ik / s_k.
 
 Only sums, products and quotients of positive numbers occur, so every π_k is right to rounding *relative to
 itself* (O'Cinneide 1993, Numer. Math. 65), however small it is. To make "however small" literal, a number
@@ -48,7 +48,7 @@ def _from_bits(typing, value):
 @nb.njit(inline="always", error_model="numpy")
 def _power_of_two(d):
     """2**d for d ≤ 0, exactly; 0 below the normal range, where it no longer moves a sum."""
-    return _from_bits((1023 + max(d, np.int64(-1023))) << np.int64(52))
+    return _from_bits((1023 + max(d, np.int64(-1023))) << np.int64(52))  # type: ignore[call-arg]
 
 
 @nb.njit(inline="always", error_model="numpy")
@@ -56,9 +56,9 @@ def _normalised(mantissa, exponent):
     """The same number with mantissa in [1, 2), or (0, _ABSENT)."""
     if mantissa == 0.0:
         return 0.0, np.int64(_ABSENT)
-    bits = _bits(mantissa)
+    bits = _bits(mantissa)  # type: ignore
     shift = (bits >> np.int64(52)) - 1023
-    return _from_bits(bits - (shift << np.int64(52))), exponent + shift
+    return _from_bits(bits - (shift << np.int64(52))), exponent + shift  # type: ignore[call-arg]
 
 
 @nb.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -74,7 +74,7 @@ def _axpy(a, e, fm, fe, gm, ge):
 
 @nb.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _eliminate_front(a, e, pivots, store_a, store_e, at):
-    """Eliminate the first `pivots` states of the dense front (a, e); O_ik/s_k go to the store from `at` on."""
+    """Eliminate the first `pivots` states of the dense front (a, e); O_ik/s_k go to the store from `at`."""
     size = a.shape[0]
     row_a = np.empty((_PANEL, size))
     row_e = np.empty((_PANEL, size), np.int64)
@@ -109,8 +109,8 @@ def _eliminate_front(a, e, pivots, store_a, store_e, at):
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _stationary(pointer, neighbour, side, rank, pivots, children, front_pointer, front, largest, peak, entries,
-                rate_a, rate_e):  # fmt: skip
+def _stationary(pointer, neighbour, side, rank, pivots, children, front_pointer, front, largest, peak,
+                entries, rate_a, rate_e):  # fmt: skip
     """π as (mantissa, exponent) per cell. rate[2e] is the rate tail→head of edge e, rate[2e+1] head→tail."""
     cells = rank.size
     nodes = pivots.size

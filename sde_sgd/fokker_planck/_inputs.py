@@ -13,7 +13,7 @@ _GENERATOR_BYTES = 1500  # per cell, measured on 2-D grids at the peak of assemb
 
 
 def at_points(function: Callable, name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """function(x) for points x (n, d) as a float array (n, *shape); ValueError says where it is not finite."""
+    """function(x) for points x (n, d), as floats (n, *shape); ValueError says where it is not finite."""
     if len(x) == 0:
         return np.empty((0, *shape))
     values = np.asarray(function(x), dtype=float)
@@ -23,8 +23,8 @@ def at_points(function: Callable, name: str, x: np.ndarray, shape: tuple[int, ..
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"{name} is {values[i].tolist()} at {tuple(x[i].tolist())} (and at {int(bad.sum()) - 1} more points); "
-            "it must be finite on the grid: choose a box inside its domain"
+            f"{name} is {values[i].tolist()} at {tuple(x[i].tolist())} (and at {int(bad.sum()) - 1} other "
+            "points); it must be finite on the grid: choose a box inside its domain"
         )
     return values
 
@@ -33,11 +33,16 @@ def check_domain(process, grid: Grid) -> None:
     """The grid must have the process's dimension, its periodic axes, and lie in its domain."""
     names = tuple(process.variables)
     if grid.dim != process.dim:
-        raise ValueError(f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes")
+        raise ValueError(
+            f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes"
+        )
     if grid.dim == 3:
-        raise ValueError("densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable")
-    if not (np.isscalar(process.temperature) and 0.0 < process.temperature < np.inf):
-        raise ValueError(f"temperature is {process.temperature}; the density needs a constant T > 0")
+        raise ValueError(
+            "densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable"
+        )
+    temperature = process.temperature
+    if not (isinstance(temperature, int | float) and 0.0 < temperature < np.inf):
+        raise ValueError(f"temperature is {temperature}; the density needs a constant T > 0")
     for axis, name in enumerate(names):
         low, high = float(process.domain.lower[axis]), float(process.domain.upper[axis])
         a, b = grid.lower[axis], grid.upper[axis]
@@ -49,9 +54,13 @@ def check_domain(process, grid: Grid) -> None:
             )
         slack = 1e-12 * (b - a)
         if wraps and abs((b - a) - (high - low)) > slack:
-            raise ValueError(f"{name} has period {high - low}, but the grid spans [{a}, {b}]; span one period")
+            raise ValueError(
+                f"{name} has period {high - low}, but the grid spans [{a}, {b}]; span one period"
+            )
         if not wraps and (a < low - slack or b > high + slack):
-            raise ValueError(f"the grid spans [{a}, {b}] in {name}, outside the process's domain [{low}, {high}]")
+            raise ValueError(
+                f"the grid spans [{a}, {b}] in {name}, outside the process's domain [{low}, {high}]"
+            )
 
 
 def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
@@ -72,7 +81,9 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
             f"at {tuple(x[i].tolist())}; D is a covariance: check signs and the domain"
         )
     if not size.max() > 0.0:
-        raise ValueError("diffusion is zero on the whole grid: without noise there is no density to solve for")
+        raise ValueError(
+            "diffusion is zero on the whole grid: without noise there is no density to solve for"
+        )
     return d
 
 
@@ -111,8 +122,9 @@ def check_memory(needed: int, what: str, grid: Grid) -> None:
     limit = int(_MEMORY_SHARE * available_bytes())
     if needed > limit:
         raise ValueError(
-            f"{what} on a grid of {' × '.join(map(str, grid.shape))} cells needs about {needed / 2**30:.3g} GiB, "
-            f"more than the {limit / 2**30:.3g} GiB allowed here; use fewer cells or a smaller box"
+            f"{what} on a grid of {' × '.join(map(str, grid.shape))} cells needs about "
+            f"{needed / 2**30:.3g} GiB, more than the {limit / 2**30:.3g} GiB allowed here; "
+            "use fewer cells or a smaller box"
         )
 
 

@@ -33,7 +33,7 @@ def _decompose(d00, d01, d11, h0, h1, reach, least):
     for c in range(cells):
         mean = 0.5 * (d00[c] + d11[c])
         radius = np.hypot(0.5 * (d00[c] - d11[c]), d01[c])
-        floor = max(least, EIGENVALUE_FLOOR * (mean + radius))
+        floor = max(least[c], EIGENVALUE_FLOOR * (mean + radius))
         added[c] = max(0.0, floor - (mean - radius))
         m00, m01, m11 = (d00[c] + added[c]) * g0, d01[c] / (h0 * h1), (d11[c] + added[c]) * g1
         b[0, 0], b[0, 1], b[1, 0], b[1, 1], b[2, 0], b[2, 1] = 1, 0, 0, 1, -1, -1
@@ -71,15 +71,15 @@ def _decompose(d00, d01, d11, h0, h1, reach, least):
 
 
 def selling(
-    diffusion: np.ndarray, spacing: np.ndarray, reach: np.ndarray
+    diffusion: np.ndarray, spacing: np.ndarray, reach: np.ndarray, least: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (n, s), offsets (n, s, d) and added isotropic diffusion (n,) of symmetric matrices (n, d, d).
 
-    Σ_s λ_s e_s e_sᵀ = (D + ε I)_ij/(h_i h_j) with |e|_∞ ≤ reach (n,); offsets point into one half-plane, and
-    an offset of zeros carries weight 0.
+    Σ_s λ_s e_s e_sᵀ = (D + ε I)_ij/(h_i h_j) with |e|_∞ ≤ reach (n,) and eigenvalues of D + εI at least
+    `least` (n,); offsets point into one half-plane, and an offset of zeros carries weight 0.
     """
     trace = np.trace(diffusion, axis1=1, axis2=2)
-    least = TRACE_FLOOR * float(trace.max())
+    least = np.maximum(least, TRACE_FLOOR * np.full(len(trace), trace.max()))
     if diffusion.shape[1] == 1:
         d = diffusion[:, 0, 0]
         added = np.maximum(0.0, least - d)

@@ -70,10 +70,11 @@ class FokkerPlanck:
         }
         self.added_diffusion = self._field(added, "added_diffusion")
 
-    def _field(self, values: np.ndarray, name: str, *, component: bool = False, **attrs: Any) -> xr.DataArray:
-        return self.grid.data_array(
-            values, self.process.variables, name, {**self.attrs, **attrs}, component=component
-        )
+    def _field(
+        self, values: np.ndarray, name: str, extra: dict[str, float] | None = None, *, component: bool = False
+    ) -> xr.DataArray:
+        attrs = {**self.attrs, **(extra or {})}
+        return self.grid.data_array(values, self.process.variables, name, attrs, component=component)
 
     # the generator as a matrix, and what it promises ------------------------------------------------------
 
@@ -88,7 +89,10 @@ class FokkerPlanck:
         tail, head = self.edges.tail, self.edges.head
         n = self.grid.size
         rates = sp.coo_array(
-            (np.concatenate([forward, backward]), (np.concatenate([head, tail]), np.concatenate([tail, head]))),
+            (
+                np.concatenate([forward, backward]),
+                (np.concatenate([head, tail]), np.concatenate([tail, head])),
+            ),
             shape=(n, n),
         ).tocsc()
         out = rates.sum(axis=0) + self.edges.leak
@@ -96,7 +100,7 @@ class FokkerPlanck:
 
     @property
     def conserves_mass(self) -> bool:
-        """Whether every column of `matrix` sums to 0 within 1e-12 of its diagonal (not with absorbing walls)."""
+        """Whether every column of `matrix` sums to 0, within 1e-12 of its diagonal; absorbing walls leak."""
         sums, diagonal = np.abs(self.matrix.sum(axis=0)), np.abs(self.matrix.diagonal())
         return bool((sums <= _MASS_TOLERANCE * diagonal).all())
 
@@ -108,7 +112,7 @@ class FokkerPlanck:
 
     @property
     def irreducible(self) -> bool:
-        """Whether every cell can be reached from every other: the steady state is then unique and positive."""
+        """Whether every cell reaches every other, so that the steady state is unique and positive."""
         return self._classes[0] == 1
 
     @cached_property
@@ -132,8 +136,9 @@ class FokkerPlanck:
         if count > 1:
             example = [tuple(self._center(int(np.argmax(label == k))).tolist()) for k in range(2)]
             raise ValueError(
-                f"the chain falls into {count} classes that exchange no mass (for example the cells at {example[0]} "
-                f"and {example[1]}), so the steady state is not unique; add noise or solve on each part"
+                f"the chain falls into {count} classes that exchange no mass (for example the cells at "
+                f"{example[0]} and {example[1]}), so the steady state is not unique; "
+                "add noise or solve on each part"
             )
         position = np.stack(np.unravel_index(np.arange(self.grid.size), self.grid.shape), axis=1)
         tree = dissect(self.edges.tail, self.edges.head, position)
@@ -155,7 +160,7 @@ class FokkerPlanck:
         }
 
     def log_steady_state(self) -> xr.DataArray:
-        """log ρ of the steady state Lρ = 0, Σ ρ·cell_volume = 1: finite in every cell, over any number of nats.
+        """log ρ of the steady state Lρ = 0, Σ ρ·cell_volume = 1: finite in every cell, however small ρ is.
 
         By subtraction-free elimination (Grassmann, Taksar & Heyman 1985) in extended range: each ρ(x) is
         right to about 1e-12 relative to itself, so that Φ = −T log ρ is right where nothing ever goes.
@@ -165,14 +170,14 @@ class FokkerPlanck:
 
         Raises ValueError with absorbing walls, if the chain is not irreducible, or if memory is short.
         """
-        return self._field(self._log_density, "log_density", **self._evidence)
+        return self._field(self._log_density, "log_density", self._evidence)
 
     def steady_state(self) -> xr.DataArray:
         """ρ of the steady state, Σ ρ·cell_volume = 1, as `log_steady_state`; 0 below e^−745."""
-        return self._field(np.exp(self._log_density), "density", **self._evidence)
+        return self._field(np.exp(self._log_density), "density", self._evidence)
 
     def _residual(self) -> float:
-        # relative to each cell's density and fastest exit, so that tails and deep traps count as the bulk does
+        # relative to each cell's density and fastest exit: tails and deep traps count as the bulk does
         log_density, edges, n = self._log_density, self.edges, self.grid.size
         forward, backward = edges.log_rates()
         fastest = np.full(n, -np.inf)
@@ -219,25 +224,33 @@ class FokkerPlanck:
     def _values(self, density: xr.DataArray | np.ndarray) -> np.ndarray:
         if isinstance(density, xr.DataArray):
             if set(density.dims) != set(self.process.variables):
-                raise ValueError(f"density has dimensions {density.dims}, expected {tuple(self.process.variables)}")
+                raise ValueError(
+                    f"density has dimensions {density.dims}, expected {tuple(self.process.variables)}"
+                )
             density = density.transpose(*self.process.variables).values
         values = np.asarray(density, dtype=float)
         if values.shape != self.grid.shape:
-            raise ValueError(f"density has shape {values.shape}, the grid {self.grid.shape}; give one value per cell")
+            raise ValueError(
+                f"density has shape {values.shape}, the grid {self.grid.shape}; give one value per cell"
+            )
         if not np.isfinite(values).all():
             raise ValueError(f"density is not finite in {int((~np.isfinite(values)).sum())} cells")
         return values.ravel()
 
     def __repr__(self) -> str:
         cells = " × ".join(map(str, self.grid.shape))
-        return f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self.edges.tail.size} edges)"
+        return (
+            f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self.edges.tail.size} edges)"
+        )
 
 
 def edge_average(fp: FokkerPlanck, flux: np.ndarray) -> np.ndarray:
-    """½ Σ_{edges at x} flux·δ, (cells, d): the vector at a cell whose components along its edges are the fluxes."""
+    """½ Σ_{edges at x} flux·δ, (cells, d): the vector field whose components along edges are the fluxes."""
     edges, n = fp.edges, fp.grid.size
     steps = edges.offset * fp.grid.spacing
-    return np.stack([0.5 * _gather(edges, n, flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1)
+    return np.stack(
+        [0.5 * _gather(edges, n, flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1
+    )
 
 
 def _gather(edges: _edges.Edges, cells: int, at_tail: np.ndarray, at_head: np.ndarray) -> np.ndarray:

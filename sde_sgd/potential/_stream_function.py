@@ -30,8 +30,10 @@ def _through_faces(tail, offset, flux, cells0, cells1):
     return fx, fy
 
 
-def stream_function(tail: np.ndarray, offset: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """ψ at the cell centres, from J·(face) = differences of ψ along the face: J = (∂_yψ, −∂_xψ), ψ = 0 on the walls.
+def stream_function(
+    tail: np.ndarray, offset: np.ndarray, flux: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """ψ at the cell centres with J = (∂_yψ, −∂_xψ) and ψ = 0 on the walls: face fluxes are differences of ψ.
 
     `flux` is the mass per time along each edge; its divergence must vanish in every cell. A vertex can be
     reached from each of the four walls by a sum of fluxes; the sum with the smallest total of absolute values
@@ -52,7 +54,10 @@ def stream_function(tail: np.ndarray, offset: np.ndarray, flux: np.ndarray, shap
         keep[axis] = slice(None, -1)
         ahead, back = tuple(keep), [slice(None)] * 2
         back[axis] = slice(1, None)
-        from_end = np.flip(np.cumsum(flipped, axis), axis), np.flip(np.cumsum(np.flip(size, axis), axis), axis)
+        from_end = (
+            np.flip(np.cumsum(flipped, axis), axis),
+            np.flip(np.cumsum(np.flip(size, axis), axis), axis),
+        )
         offer(sign * np.cumsum(face, axis)[ahead], np.cumsum(size, axis)[ahead])
         offer(-sign * from_end[0][tuple(back)], from_end[1][tuple(back)])
 

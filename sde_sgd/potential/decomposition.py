@@ -14,7 +14,7 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
         Φ = −T log ρ,    j = J/ρ = b + D∇Φ − T div D,    div j = j·∇Φ/T    (always),
         in 2-D also      J = (∂_yψ, −∂_xψ),  q = ψ/(Tρ),  j = −Q∇Φ + T div Q,  Q = q [[0, 1], [−1, 0]].
 
-    With c and P of the edge (`FokkerPlanck`) and Δ = log ρ_head − log ρ_tail, the component of j along an edge
+    With c and P of an edge (`FokkerPlanck`) and Δ = log ρ_head − log ρ_tail, the component of j along it
     is the drift's excess c(P − Δ), the difference of two logarithms, so it holds its digits where ρ is far
     below float64; J along an edge is √(ρ_tail ρ_head)·c B(P)e^{P/2}·2 sinh((P − Δ)/2), the generator's own
     flux without the subtraction of two nearly equal products. Both agree to second order; where ρ changes by
@@ -31,7 +31,8 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
         potential               Φ, its minimum 0
         remainder               j, last dimension `component`
         current                 J = jρ of the steady state, last dimension `component`
-        divergence_j            div j; zero only under the extra hypothesis of Chaudhari & Soatto (Assumption 4)
+        divergence_j            div j; zero only under the extra hypothesis of Chaudhari & Soatto (their
+                                Assumption 4)
         j_dot_grad_potential    j·∇Φ
         stream_function, q      2-D with reflecting walls: ψ = 0 on the walls; q is NaN where ρ underflows
 
@@ -41,9 +42,9 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
 
     Raises ValueError where the steady state does (absorbing walls, a chain that is not irreducible).
 
-    When not to use it: where h|∇Φ|/T is well above 1 and j is not 0, the scheme's own smearing enters Φ at first
-    order in h (a few per cent of Φ at 10), j at tens of per cent, and q, a ratio to ρ, not at all usefully;
-    refine the grid, or raise T. A process with equilibrium potential has no such limit.
+    When not to use it: where h|∇Φ|/T is well above 1 and j is not 0, the scheme's own smearing enters Φ at
+    first order in h; at 10, Φ may be off by a per cent and j by ten, and q, a ratio to ρ, is of no use there.
+    Refine the grid, or raise T. A process with an equilibrium potential has no such limit.
 
     Sources: Ao (2004), J. Phys. A 37; Chaudhari & Soatto (2018), arXiv:1710.11029, Lemma 21.
     """
@@ -72,25 +73,33 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
     if grid.dim == 1:
         attrs["q"] = "left out: in one dimension an antisymmetric Q is zero"
     elif any(grid.periodic):
-        attrs["q"] = "left out: on a periodic axis the current has a harmonic part that no stream function holds"
+        attrs["q"] = (
+            "left out: on a periodic axis the current has a harmonic part that no stream function holds"
+        )
     else:
-        psi = stream_function(edges.tail, edges.offset, flux * grid.cell_volume, grid.shape)
+        psi = stream_function(
+            edges.tail, edges.offset, flux * grid.cell_volume, (grid.shape[0], grid.shape[1])
+        )
         density = np.exp(log_density.values)
         usable = density >= np.finfo(float).tiny  # below, a subnormal has lost its digits
         with np.errstate(divide="ignore", invalid="ignore"):
             q = np.where(usable, psi / (temperature * density), np.nan)
-        attrs["q"] = f"psi/(T rho), psi = 0 on the walls; NaN in {int((~usable).sum())} cells where rho underflows"
+        attrs["q"] = (
+            f"psi/(T rho), psi = 0 on the walls; NaN in {int((~usable).sum())} cells where rho underflows"
+        )
         result["stream_function"] = field(psi, "stream_function")
         result["q"] = field(q, "q")
     return xr.Dataset(result, attrs=attrs)
 
 
 def _edge_flux(conductance: np.ndarray, peclet: np.ndarray, rise: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """e^mean·c·B(P)e^{P/2}·2 sinh((P − Δ)/2), mean = ½ log ρ_tail ρ_head, the exponentials joined before any overflows.
+    """e^mean·c·B(P)e^{P/2}·2 sinh((P − Δ)/2), mean = ½ log(ρ_tail ρ_head), exponents joined: none overflows.
 
     B(P)e^{P/2} = |P| e^{−|P|/2}/(1 − e^{−|P|}) and 2 sinh|z| = e^{|z|}(1 − e^{−2|z|}).
     """
     size, z = np.abs(peclet), 0.5 * (peclet - rise)
     with np.errstate(invalid="ignore"):
         bend = np.where(size > 0.0, size / -np.expm1(-size), 1.0)
-    return conductance * bend * np.sign(z) * -np.expm1(-2.0 * np.abs(z)) * np.exp(np.abs(z) - 0.5 * size + mean)
+    return (
+        conductance * bend * np.sign(z) * -np.expm1(-2.0 * np.abs(z)) * np.exp(np.abs(z) - 0.5 * size + mean)
+    )

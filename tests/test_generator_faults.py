@@ -1,0 +1,119 @@
+"""What a generator cannot be built on is refused, with the offending value, the place and the remedy."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sde_sgd.fokker_planck import FokkerPlanck, _inputs
+from sde_sgd.grid import Grid
+from sde_sgd.landscapes import Landscape
+from sde_sgd.process import Process
+
+
+def one_variable(drift="-x", diffusion="1", domain=None):
+    return Process((drift,), ((diffusion,),), 1.0, variables=("x",), domain=domain)
+
+
+def two_variables(diffusion, drift=lambda x, y: (-x, -y)):
+    return Process(
+        drift, diffusion, 1.0, variables=("x", "y"), diffusion_divergence=lambda x, y: (0 * x, 0 * x)
+    )
+
+
+SQUARE = Grid((-1, -1), (1, 1), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("process", "grid", "words"),
+    [
+        (one_variable(), SQUARE, "the process has 1 variables"),
+        (one_variable(), Grid(-1, 1, 8, boundary="periodic"), "not periodic in the process"),
+        (one_variable(domain=((0, 1, "periodic"),)), Grid(0, 1, 8), "x is periodic in the process"),
+        (one_variable(domain=((0, 1, "periodic"),)), Grid(0, 2, 8, boundary="periodic"), "span one period"),
+        (one_variable(domain=((0, 1),)), Grid(-1, 1, 8), "outside the process's domain"),
+        (one_variable("-1/x"), Grid(-1, 1, 8), "drift is .* at"),
+        (one_variable(diffusion="0"), Grid(-1, 1, 8), "zero on the whole grid"),
+        (one_variable(diffusion="x"), Grid(-1, 1, 8), "smallest eigenvalue is -0.875 at"),
+        (two_variables(lambda x, y: ((1 + 0 * x, x), (0 * x, 1 + 0 * x))), SQUARE, "must be symmetric"),
+        (
+            two_variables(lambda x, y: ((1 + 0 * x, 1.5 + 0 * x), (1.5 + 0 * x, 1 + 0 * x))),
+            SQUARE,
+            "eigenvalue is -0.5",
+        ),
+        (two_variables(lambda x, y: ((x / 0, 0 * x), (0 * x, 1 + 0 * x))), SQUARE, "diffusion is .* at"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_faults_are_named(process, grid, words):
+    with pytest.raises(ValueError, match=words):
+        FokkerPlanck(process, grid)
+
+
+def test_three_dimensions_and_other_arguments_are_refused():
+    three = Landscape(("x", "y", "z"), "x**2 + y**2 + z**2").at_temperature(1.0)
+    with pytest.raises(ValueError, match="1-D and 2-D"):
+        FokkerPlanck(three, Grid((-1,) * 3, (1,) * 3, (8,) * 3))
+    with pytest.raises(ValueError, match="max_offset is 0"):
+        FokkerPlanck(one_variable(), Grid(-1, 1, 8), max_offset=0)
+    with pytest.raises(ValueError, match="pass a Grid"):
+        FokkerPlanck(one_variable(), (-1, 1, 8))
+    fp = FokkerPlanck(one_variable(), Grid(-1, 1, 8))
+    with pytest.raises(ValueError, match=r"shape \(9,\)"):
+        fp.current(np.ones(9))
+    with pytest.raises(ValueError, match="not finite in 1 cells"):
+        fp.current(np.array([1.0] * 7 + [np.nan]))
+
+
+def test_a_potential_that_jumps_at_the_seam_is_refused():
+    process = one_variable(domain=((0, 1, "periodic"),))
+    names = ("variables", "dim", "temperature", "domain", "settings", "diffusion", "diffusion_divergence")
+    same = {name: getattr(process, name) for name in names}
+    tilted = SimpleNamespace(**same, drift=process.drift, equilibrium_potential=lambda x: x[..., 0])
+    with pytest.raises(ValueError, match="jumps by 1 across the periodic axis x"):
+        FokkerPlanck(tilted, Grid(0, 1, 8, boundary="periodic"))
+
+
+def test_a_disconnected_chain_is_refused():
+    fp = FokkerPlanck(one_variable(), Grid(-1, 1, 8))
+    keep = fp.edges.tail != 3
+    fp.edges = dataclasses.replace(
+        fp.edges,
+        **{k: getattr(fp.edges, k)[keep] for k in ("tail", "head", "offset", "conductance", "peclet")},
+    )
+    assert not fp.irreducible
+    with pytest.raises(ValueError, match="2 classes that exchange no mass"):
+        fp.steady_state()
+
+
+def test_memory_is_refused_before_it_is_taken(monkeypatch):
+    flat = two_variables(lambda x, y: ((1 + 0 * x, 0 * x), (0 * x, 1 + 0 * x)))
+    tilted = two_variables(lambda x, y: ((1 + 0 * x, 0.5 + 0 * x), (0.5 + 0 * x, 0.3 + 0 * x)))
+    with pytest.raises(ValueError, match="GiB allowed here; use fewer cells"):
+        FokkerPlanck(flat, Grid((-1, -1), (1, 1), (10**6, 10**6)))
+    fp = FokkerPlanck(tilted, Grid((-1, -1), (1, 1), (64, 64)))
+    monkeypatch.setattr(_inputs, "available_bytes", lambda: 2**20)
+    with pytest.raises(ValueError, match="64 × 64 cells needs about"):
+        fp.steady_state()
+
+
+def test_noise_that_vanishes_where_the_drift_does_not():
+    """D = 0 on half the box: edges there are upwind, P stays bounded, and the density is positive."""
+    process = Process(
+        lambda x, y: (1 - 2 * x, 3 * (0.5 - y)),
+        lambda x, y: ((np.maximum(x, 0.0), 0 * x), (0 * x, np.maximum(x, 0.0))),
+        1e-4,
+        variables=("x", "y"),
+        diffusion_divergence=lambda x, y: (1.0 * (x > 0), 0 * x),
+    )
+    fp = FokkerPlanck(process, Grid((-1, -1), (1, 1), (20, 20)))
+    assert 1e8 < fp.attrs["max_peclet"] < 1e12 and 0 < fp.attrs["added_diffusion_max"] < 1e-5
+    log_density = fp.log_steady_state()
+    assert np.isfinite(log_density.values).all() and log_density.attrs["residual"] < 1e-3
+    assert log_density.idxmax("x").max() > 0.4
+
+
+def test_a_peclet_number_beyond_any_exponent_is_refused():
+    with pytest.raises(ValueError, match=r"cell Péclet number exceeds 1e\+13 near"):
+        FokkerPlanck(Landscape(("x",), "1e20*x**2").at_temperature(1.0), Grid(-1, 1, 8))
