@@ -1,13 +1,15 @@
 """A model's functions on arrays of any namespace with NumPy's vocabulary (numpy, torch)."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import sympy as sp
 
 from ._codegen import TEMPERATURE, compile_functions
 
-CHUNK = 1 << 20  # points × samples evaluated at once by NumPy: bounds the temporaries to some tens of MB
+CHUNK = 1 << 16  # points × samples evaluated at once by NumPy: temporaries stay in the second-level cache
 
 
 class Field:
@@ -122,7 +124,8 @@ class SampleEvaluator(Evaluator):
         step = max(1, CHUNK // self._size)
         if len(flat) <= step:
             return reduce(x)
-        parts = [reduce(flat[i:i + step]) for i in range(0, len(flat), step)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works outside the interpreter lock
+            parts = list(pool.map(lambda i: reduce(flat[i:i + step]), range(0, len(flat), step)))
         return np.concatenate(parts).reshape(*x.shape[:-1], *parts[0].shape[1:])
 
     def loss(self, x):
