@@ -1,7 +1,7 @@
 """What a loss is: one symbolic definition, every compiled form derived from it; and a catalogue of known ones."""
 
-from ._catalogue import catalogue, get
+from ._catalogue import catalogue, describe, get
 from ._finite_sum import FiniteSum
 from ._landscape import Landscape
 
-__all__ = ["FiniteSum", "Landscape", "catalogue", "get"]
+__all__ = ["FiniteSum", "Landscape", "catalogue", "describe", "get"]

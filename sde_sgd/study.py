@@ -1,0 +1,85 @@
+"""A study: stages that are kept, a table of roads to one density, and a report; what chapters of a demo share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._console import Console, Progress
+from .report import Report
+from .results import Run
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Road:
+    """One row of the comparison: a way to a density, its settings, and how far it ended from the reference.
+
+    `agrees` is None where no agreement is claimed (a known bias stands in the way).
+    """
+
+    road: str
+    temperature: float
+    setting: str
+    step: float
+    distance: float
+    error: float
+    floor: float
+    agrees: bool | None
+    note: str = ""
+
+
+@dataclass
+class Study:
+    """What a chapter gets: a resumable run, its configuration, and where to put results, rows, text and figures."""
+
+    run: Run
+    console: Console
+    config: Mapping[str, Any]
+    report: Report
+    results: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    roads: list[Road] = field(default_factory=list)
+    figures: dict[str, "Figure"] = field(default_factory=dict)
+    panels: dict[float, dict[str, "xr.DataArray"]] = field(default_factory=dict)  # densities to show, by temperature
+
+    def stage(self, group: str, name: str, compute: Callable[[Progress], "xr.Dataset"]) -> "xr.Dataset":
+        """The result of a stage under `group/name`: computed with a progress bar, or read if it is there."""
+        file = f"{group}-{name}"
+
+        def announced() -> "xr.Dataset":
+            with self.console.stage(file.replace("-", " ", 1)) as progress:
+                return compute(progress)
+
+        result = self.run.stage(file, announced)
+        self.results[f"/{group}/{name}"] = result
+        return result
+
+    def comparison(self) -> "xr.Dataset":
+        """The table of roads as a Dataset over `row`."""
+        import xarray as xr
+
+        rows = self.roads
+        agrees = ["" if r.agrees is None else "yes" if r.agrees else "no" for r in rows]
+        text = {k: ("row", np.array([getattr(r, k) for r in rows], dtype=str)) for k in ("road", "setting", "note")}
+        numbers = {k: ("row", np.array([getattr(r, k) for r in rows], dtype=float))
+                   for k in ("temperature", "step", "distance", "error", "floor")}
+        return xr.Dataset(text | numbers | {"agrees": ("row", np.array(agrees, dtype=str))})
+
+
+def table_rows(comparison: "xr.Dataset") -> list[list[Any]]:
+    """Rows for people: road, T, setting, step, distance ± error, floor, verdict."""
+    rows = []
+    for i in range(comparison.sizes["row"]):
+        row = comparison.isel(row=i)
+        rows.append([str(row.road.item()), f"{row.temperature.item():g}", str(row.setting.item()),
+                     f"{row.step.item():.3g}" if np.isfinite(row.step.item()) else "–",
+                     f"{row.distance.item():.4f} ± {row.error.item():.4f}",
+                     f"{row.floor.item():.4f}", str(row.agrees.item()) or "–", str(row.note.item())])
+    return rows
+
+
+TABLE_COLUMNS = ("road", "T", "setting", "step", "L1 distance", "floor", "agrees", "note")
