@@ -29,22 +29,30 @@ class Domain:
         if isinstance(value, Mapping):
             unknown = [name for name in value if name not in names]
             if unknown:
-                raise ValueError(f"domain names {unknown[0]!r}, which is not a variable; variables: {', '.join(names)}")
+                raise ValueError(
+                    f"domain names {unknown[0]!r}, which is not a variable; variables: {', '.join(names)}"
+                )
             entries = [value.get(name, (-math.inf, math.inf)) for name in names]
         else:
             entries = list(value)
             if len(entries) != len(names):
-                raise ValueError(f"domain must have one (lower, upper) per variable: {len(names)} for "
-                                 f"{', '.join(names)}, got {len(entries)}")
+                raise ValueError(
+                    f"domain must have one (lower, upper) per variable: {len(names)} for "
+                    f"{', '.join(names)}, got {len(entries)}"
+                )
         bounds, periodic = [], []
         for name, entry in zip(names, entries):
             entry = tuple(entry)
             if len(entry) not in (2, 3) or (len(entry) == 3 and entry[2] != "periodic"):
-                raise ValueError(f"domain of {name!r} must be (lower, upper) or (lower, upper, 'periodic'), got {entry!r}")
+                raise ValueError(
+                    f"domain of {name!r} must be (lower, upper) or (lower, upper, 'periodic'), got {entry!r}"
+                )
             lower, upper, wraps = float(entry[0]), float(entry[1]), len(entry) == 3
             if not lower < upper or (wraps and not math.isfinite(upper - lower)):
-                raise ValueError(f"domain of {name!r} needs lower < upper{' (both finite)' if wraps else ''}, "
-                                 f"got ({lower}, {upper})")
+                raise ValueError(
+                    f"domain of {name!r} needs lower < upper{' (both finite)' if wraps else ''}, "
+                    f"got ({lower}, {upper})"
+                )
             bounds.append((lower, upper))
             periodic.append(wraps)
         return cls(names, tuple(bounds), tuple(periodic))
@@ -59,7 +67,10 @@ class Domain:
 
     def spec(self) -> dict[str, tuple]:
         """The mapping that `parse` reads back."""
-        return {name: (*b, "periodic") if p else b for name, b, p in zip(self.variables, self.bounds, self.periodic)}
+        return {
+            name: (*b, "periodic") if p else b
+            for name, b, p in zip(self.variables, self.bounds, self.periodic)
+        }
 
     def check(self, what: str, x: np.ndarray) -> None:
         """Refuse points (..., d) outside the box, naming the first."""
@@ -67,5 +78,7 @@ class Domain:
         if outside.any():
             where = tuple(np.argwhere(outside)[0])
             name, (low, high) = self.variables[where[-1]], self.bounds[where[-1]]
-            raise ValueError(f"{what} has {name} = {x[where]:g}, outside the domain [{low:g}, {high:g}]; "
-                             "start inside, or give the landscape a larger domain")
+            raise ValueError(
+                f"{what} has {name} = {x[where]:g}, outside the domain [{low:g}, {high:g}]; "
+                "start inside, or give the landscape a larger domain"
+            )

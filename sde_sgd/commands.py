@@ -9,7 +9,9 @@ import typer
 def demo(
     root: Annotated[Path, typer.Option(help="Folder under which the run keeps its results.")] = Path("runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:
@@ -20,7 +22,9 @@ def demo(
     from .results import Run
 
     # Every chapter is loaded first, so that a missing package is said before an hour of work, not after.
-    chapters = {point.name: point.load() for point in sorted(entry_points(group="sde_sgd.demo"), key=lambda p: p.name)}
+    chapters = {
+        point.name: point.load() for point in sorted(entry_points(group="sde_sgd.demo"), key=lambda p: p.name)
+    }
     from . import demo as main
 
     console = Console(quiet=quiet)
@@ -29,7 +33,10 @@ def demo(
         main.perform(run, console, list(chapters.values()))
     comparison = run.result()["comparison"].to_dataset()
     if as_json:
-        rows = [{str(k): comparison[k].values[i].item() for k in comparison} for i in range(comparison.sizes["row"])]
+        rows = [
+            {str(k): comparison[k].values[i].item() for k in comparison}
+            for i in range(comparison.sizes["row"])
+        ]
         console.json({"comparison": rows, "report": str(run.report_path), "result": str(run.result_path)})
         return
     from .study import TABLE_COLUMNS, table_rows
@@ -49,4 +56,7 @@ def list_landscapes(
     if as_json:
         Console().json(entries)
     else:
-        Console().table(("landscape", "what it is"), [(n, " ".join(t.split("\n\n")[0].split())) for n, t in entries.items()])
+        Console().table(
+            ("landscape", "what it is"),
+            [(n, " ".join(t.split("\n\n")[0].split())) for n, t in entries.items()],
+        )

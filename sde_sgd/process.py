@@ -31,20 +31,34 @@ class Process:
     Raises ValueError naming the fault. A function is opaque: kernels made from it are compiled anew per process.
     """
 
-    def __init__(self, drift, diffusion, temperature: float, *, variables: Sequence[str], diffusion_divergence=None,
-                 domain=None, parameters=None, name=None):
+    def __init__(
+        self,
+        drift,
+        diffusion,
+        temperature: float,
+        *,
+        variables: Sequence[str],
+        diffusion_divergence=None,
+        domain=None,
+        parameters=None,
+        name=None,
+    ):
         if callable(drift) != callable(diffusion):
             raise ValueError("drift and diffusion must both be expressions or both be functions")
         if callable(drift):
             if parameters:
                 raise ValueError("parameters go with expressions; a function carries its own")
             if diffusion_divergence is None:
-                raise ValueError("diffusion is a function: pass diffusion_divergence, a function returning the values "
-                                 "Σ_j ∂_j D_ij, which no solver can guess")
+                raise ValueError(
+                    "diffusion is a function: pass diffusion_divergence, a function returning the values "
+                    "Σ_j ∂_j D_ij, which no solver can guess"
+                )
             model: Landscape = _FunctionModel(variables, drift, diffusion, diffusion_divergence, domain, name)
         else:
             if diffusion_divergence is not None:
-                raise ValueError("diffusion is symbolic: its divergence is derived; leave diffusion_divergence out")
+                raise ValueError(
+                    "diffusion is symbolic: its divergence is derived; leave diffusion_divergence out"
+                )
             model = _DriftModel(variables, drift, diffusion, parameters, domain, name)
         self._bind(model, temperature)
 
@@ -57,7 +71,9 @@ class Process:
 
     def _bind(self, model: Landscape, temperature: float) -> None:
         self.landscape = model
-        self.temperature = _checks.positive("temperature", temperature, "T = η/2b is positive; it scales the noise")
+        self.temperature = _checks.positive(
+            "temperature", temperature, "T = η/2b is positive; it scales the noise"
+        )
         self.variables = model.variables
         self.domain = model.domain
 
@@ -98,8 +114,11 @@ class Process:
     @property
     def settings(self) -> dict[str, float | str]:
         """What defines it, as plain values for `attrs`."""
-        return {"landscape": self.landscape.name, "temperature": self.temperature,
-                **{f"parameter_{k}": v for k, v in self.landscape.parameters.items()}}
+        return {
+            "landscape": self.landscape.name,
+            "temperature": self.temperature,
+            **{f"parameter_{k}": v for k, v in self.landscape.parameters.items()},
+        }
 
     def __repr__(self) -> str:
         return f"<Process {self.landscape.name}({', '.join(self.variables)}) at T={self.temperature:g}>"
@@ -109,7 +128,9 @@ class _DriftModel(Landscape):
     """A drift given by expressions rather than as the gradient of a loss."""
 
     def __init__(self, variables, drift, diffusion, parameters, domain, name):
-        super().__init__(variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift")
+        super().__init__(
+            variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift"
+        )
         drift = [drift] if isinstance(drift, str | sp.Expr) else list(drift)
         if len(drift) != self.dim:
             raise ValueError(f"drift must have {self.dim} components, one per variable, got {len(drift)}")
@@ -139,11 +160,17 @@ class _FunctionModel(Landscape):
 
         names = [f"x{i}" for i in range(self.dim)]
         entries = [f"d{i}{j}" for i in range(self.dim) for j in range(i + 1)]
-        lines = [f"drift_values = drift({', '.join(names)})", f"diffusion_values = diffusion({', '.join(names)})"]
+        lines = [
+            f"drift_values = drift({', '.join(names)})",
+            f"diffusion_values = diffusion({', '.join(names)})",
+        ]
         lines += [f"b{i} = drift_values[{i}]" for i in range(self.dim)]
         lines += [f"{e} = diffusion_values[{e[1]}][{e[2]}]" for e in entries]
-        functions = {k: f if hasattr(f, "py_func") else numba.njit(error_model="numpy")(f)
-                     for k, f in self._functions.items() if k != "diffusion_divergence"}
+        functions = {
+            k: f if hasattr(f, "py_func") else numba.njit(error_model="numpy")(f)
+            for k, f in self._functions.items()
+            if k != "diffusion_divergence"
+        }
         return LaneCode(dim=self.dim, lines=tuple(lines), functions=functions)
 
 
@@ -170,5 +197,3 @@ class _FunctionEvaluator:
 
     def drift_and_diffusion(self, x, temperature=None):
         return self.drift(x), self.diffusion(x)
-
-

@@ -44,7 +44,9 @@ class Study:
     results: dict[str, "xr.Dataset"] = field(default_factory=dict)
     roads: list[Road] = field(default_factory=list)
     figures: dict[str, "Figure"] = field(default_factory=dict)
-    panels: dict[float, dict[str, "xr.DataArray"]] = field(default_factory=dict)  # densities to show, by temperature
+    panels: dict[float, dict[str, "xr.DataArray"]] = field(
+        default_factory=dict
+    )  # densities to show, by temperature
 
     def stage(self, group: str, name: str, compute: Callable[[Progress], "xr.Dataset"]) -> "xr.Dataset":
         """The result of a stage under `group/name`: computed with a progress bar, or read if it is there."""
@@ -62,24 +64,29 @@ class Study:
         """The table of roads as a Dataset over `row`."""
         import xarray as xr
 
-        rows = self.roads
+        rows = sorted(self.roads, key=lambda r: r.temperature)
         agrees = ["" if r.agrees is None else "yes" if r.agrees else "no" for r in rows]
-        text = {k: ("row", np.array([getattr(r, k) for r in rows], dtype=str)) for k in ("road", "setting", "note")}
-        numbers = {k: ("row", np.array([getattr(r, k) for r in rows], dtype=float))
-                   for k in ("temperature", "step", "distance", "error", "floor")}
+        text = {
+            k: ("row", np.array([getattr(r, k) for r in rows], dtype=str))
+            for k in ("road", "setting", "note")
+        }
+        numbers = {
+            k: ("row", np.array([getattr(r, k) for r in rows], dtype=float))
+            for k in ("temperature", "step", "distance", "error", "floor")
+        }
         return xr.Dataset(text | numbers | {"agrees": ("row", np.array(agrees, dtype=str))})
 
 
-def table_rows(comparison: "xr.Dataset") -> list[list[Any]]:
-    """Rows for people: road, T, setting, step, distance ± error, floor, verdict."""
-    rows = []
-    for i in range(comparison.sizes["row"]):
-        row = comparison.isel(row=i)
-        rows.append([str(row.road.item()), f"{row.temperature.item():g}", str(row.setting.item()),
-                     f"{row.step.item():.3g}" if np.isfinite(row.step.item()) else "–",
-                     f"{row.distance.item():.4f} ± {row.error.item():.4f}",
-                     f"{row.floor.item():.4f}", str(row.agrees.item()) or "–", str(row.note.item())])
-    return rows
+def table_rows(comparison: "xr.Dataset") -> list[list[str]]:
+    """Rows for people, in the order of `TABLE_COLUMNS`."""
+    columns = [
+        comparison[k].values
+        for k in ("temperature", "road", "setting", "distance", "error", "floor", "agrees", "note")
+    ]
+    return [
+        [f"{t:g}", str(road), str(setting), f"{d:.4f} ± {e:.4f}", f"{f:.4f}", str(agrees) or "–", str(note)]
+        for t, road, setting, d, e, f, agrees, note in zip(*columns)
+    ]
 
 
-TABLE_COLUMNS = ("road", "T", "setting", "step", "L1 distance", "floor", "agrees", "note")
+TABLE_COLUMNS = ("T", "road", "setting", "L1 distance", "floor", "agrees", "note")

@@ -23,12 +23,16 @@ def langevin(**changes):
 
 
 def recursion(**changes):
-    settings = dict(start=(0.1, -0.3), learning_rate=0.3, batch_size=3, steps=37, replicas=300, seed=11) | changes
+    settings = (
+        dict(start=(0.1, -0.3), learning_rate=0.3, batch_size=3, steps=37, replicas=300, seed=11) | changes
+    )
     return sde.sgd(NEURON, **settings)
 
 
-@pytest.mark.parametrize("run, count", [(langevin, "paths"), (recursion, "replicas"),
-                                        (lambda **c: recursion(svag=4, **c), "replicas")])
+@pytest.mark.parametrize(
+    "run, count",
+    [(langevin, "paths"), (recursion, "replicas"), (lambda **c: recursion(svag=4, **c), "replicas")],
+)
 def test_bits_do_not_depend_on_threads_paths_or_saving(run, count):
     seen = [sde.Histogram(GRID, burn_in=5, every=2)]
     reference = run(threads=1, observables=seen[0])
@@ -56,7 +60,7 @@ def test_path_k_among_a_hundred_thousand():
 def test_histogram_counts_every_state_once():
     histogram = sde.Histogram(GRID, burn_in=4, every=3, blocks=7)
     run = langevin(paths=100, save_every=1, observables=histogram)
-    states = np.stack([run.w, run.c], -1)[:, 4 + 3::3]
+    states = np.stack([run.w, run.c], -1)[:, 4 + 3 :: 3]
     expected, *_ = np.histogramdd(states.reshape(-1, 2), bins=GRID.edges)
     np.testing.assert_array_equal(run["counts"].sum("block"), expected)
     assert run.attrs["samples"] == states[..., 0].size and run.attrs["outside"] == 0
@@ -70,8 +74,18 @@ def test_histogram_counts_every_state_once():
 def test_histogram_error_is_the_error():
     """64 seeds: the scatter of the mean density across runs equals the reported standard error within 15 %."""
     grid = sde.Grid((-3, -3), (3, 3), (4, 4))
-    runs = [sde.sample_density(sde.landscapes.get("double_well").at_temperature(0.5), grid, step=0.1, steps=60, paths=64,
-                               burn_in=20, seed=s) for s in range(64)]
+    runs = [
+        sde.sample_density(
+            sde.landscapes.get("double_well").at_temperature(0.5),
+            grid,
+            step=0.1,
+            steps=60,
+            paths=64,
+            burn_in=20,
+            seed=s,
+        )
+        for s in range(64)
+    ]
     scatter = np.std([r.values for r in runs], axis=0, ddof=1)
     claimed = np.sqrt(np.mean([r.density_error.values**2 for r in runs], axis=0))
     busy = runs[0].values > 0.02
@@ -91,7 +105,9 @@ def test_euler_maruyama_has_its_own_exact_covariance(rotation):
     q = sde.landscapes.get("quadratic", rotation=rotation)
     f, d = np.array([[1, rotation], [-rotation, 3]]), np.array([[1, 0.5], [0.5, 1]])
     for h in (0.05, 0.3):
-        run = sde.simulate(q.at_temperature(0.7), (0.0, 0.0), step=h, steps=int(12 / h), paths=200_000, seed=5)
+        run = sde.simulate(
+            q.at_temperature(0.7), (0.0, 0.0), step=h, steps=int(12 / h), paths=200_000, seed=5
+        )
         x = np.stack([run.x, run.y])
         exact, measured = exact_euler_covariance(f, d, 0.7, h), x @ x.T / x.shape[1]
         error = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / x.shape[1])
@@ -127,7 +143,8 @@ def test_strong_order_of_multiplicative_noise():
     strides = np.array([16, 32, 64, 128])
     errors = [np.abs(euler(s) - reference).mean() for s in strides]
     assert np.polyfit(np.log(strides), np.log(errors), 1)[0] == pytest.approx(
-        sde.SCHEMES["euler_maruyama"].strong_order, abs=0.1)
+        sde.SCHEMES["euler_maruyama"].strong_order, abs=0.1
+    )
 
 
 def test_position_dependent_noise_is_the_cholesky_factor():
@@ -143,14 +160,18 @@ def test_position_dependent_noise_is_the_cholesky_factor():
 
 
 def test_singular_diffusion_is_allowed():
-    flat = sde.Landscape(("x", "y"), "x**2/2 + y**2/2", diffusion=[["1 + x**2", "1 + x**2"], ["1 + x**2", "1 + x**2"]])
+    flat = sde.Landscape(
+        ("x", "y"), "x**2/2 + y**2/2", diffusion=[["1 + x**2", "1 + x**2"], ["1 + x**2", "1 + x**2"]]
+    )
     run = sde.simulate(flat.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=100, paths=64)
     np.testing.assert_allclose(run.x, run.y, atol=1e-13)
     assert float(np.abs(run.x).max()) > 0.1
 
 
 def test_periodic_axis_wraps():
-    ring = sde.Landscape("theta", "cos(theta)", circulation=["2"], domain={"theta": (0, 2 * np.pi, "periodic")})
+    ring = sde.Landscape(
+        "theta", "cos(theta)", circulation=["2"], domain={"theta": (0, 2 * np.pi, "periodic")}
+    )
     run = sde.simulate(ring.at_temperature(0.5), 1.0, step=0.05, steps=200, paths=500, save_every=1)
     assert float(run.theta.min()) >= 0 and float(run.theta.max()) < 2 * np.pi
     assert float(run.theta.isel(time=-1).std()) > 0.5
@@ -168,12 +189,26 @@ def numpy_sgd(finite_sum, x, picks, rate, weights):
 
 @pytest.mark.parametrize("svag, batch", [(1, 1), (1, 5), (4, 1), (9, 3)])
 def test_sgd_is_the_recursion_on_its_own_indices(svag, batch):
-    run = sde.sgd(NEURON, (0.2, 0.3), learning_rate=0.4, batch_size=batch, steps=500, replicas=70, svag=svag,
-                  save_every=1, seed=4)
+    run = sde.sgd(
+        NEURON,
+        (0.2, 0.3),
+        learning_rate=0.4,
+        batch_size=batch,
+        steps=500,
+        replicas=70,
+        svag=svag,
+        save_every=1,
+        seed=4,
+    )
     picks = sde.sample_indices(150, batch_size=batch, steps=500, replica=66, seed=4, svag=svag)
     s = np.sqrt(2 * svag - 1)
-    expected = numpy_sgd(NEURON, np.array([0.2, 0.3]), picks.reshape(500, -1, batch), 0.4 / svag,
-                         [(1 + s) / 2, (1 - s) / 2][:picks.ndim - 1])
+    expected = numpy_sgd(
+        NEURON,
+        np.array([0.2, 0.3]),
+        picks.reshape(500, -1, batch),
+        0.4 / svag,
+        [(1 + s) / 2, (1 - s) / 2][: picks.ndim - 1],
+    )
     measured = np.stack([run.w[66], run.c[66]], -1)[1:]
     np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-12)
     assert run.time.values[-1] == pytest.approx(500 * 0.4 / svag)
@@ -186,8 +221,12 @@ def test_svag_keeps_the_mean_and_multiplies_the_covariance_by_l():
         run = sde.sgd(NEURON, x, learning_rate=eta, batch_size=2, steps=1, replicas=n, svag=svag, seed=6)
         moves = np.stack([run.w - x[0], run.c - x[1]]) * svag / eta
         cov = svag * d / 2
-        np.testing.assert_array_less(np.abs(moves.mean(1) + NEURON.gradient(x)), 5 * np.sqrt(np.diag(cov) / n))
-        error = 2 * np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)  # kurtosis up to 4× Gaussian's
+        np.testing.assert_array_less(
+            np.abs(moves.mean(1) + NEURON.gradient(x)), 5 * np.sqrt(np.diag(cov) / n)
+        )
+        error = 2 * np.sqrt(
+            (np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n
+        )  # kurtosis up to 4× Gaussian's
         assert (np.abs(np.cov(moves) - cov) < 5 * error).all()
 
 
@@ -221,19 +260,51 @@ def test_spiral_turns_at_minus_T_kappa(temperature):
     """SDE paths, real SGD with b = 1 and SVAG; standard errors ≤ 2 %, agreement at 4 of them (+ O(η) for SGD)."""
     eta, steps = 2 * temperature, 500
     runs = {
-        "paths": sde.simulate(SPIRAL.at_temperature(temperature), (1.0, 0.0), step=eta / 4, steps=4 * steps,
-                              paths=8192, save_every=4, seed=1),
-        "sgd": sde.sgd(SPIRAL, (1.0, 0.0), learning_rate=eta, batch_size=1, steps=steps, replicas=8192, save_every=1,
-                       seed=1),
-        "svag": sde.sgd(SPIRAL, (1.0, 0.0), learning_rate=eta, batch_size=1, steps=8 * steps, replicas=8192,
-                        save_every=8, svag=8, seed=1),
+        "paths": sde.simulate(
+            SPIRAL.at_temperature(temperature),
+            (1.0, 0.0),
+            step=eta / 4,
+            steps=4 * steps,
+            paths=8192,
+            save_every=4,
+            seed=1,
+        ),
+        "sgd": sde.sgd(
+            SPIRAL,
+            (1.0, 0.0),
+            learning_rate=eta,
+            batch_size=1,
+            steps=steps,
+            replicas=8192,
+            save_every=1,
+            seed=1,
+        ),
+        "svag": sde.sgd(
+            SPIRAL,
+            (1.0, 0.0),
+            learning_rate=eta,
+            batch_size=1,
+            steps=8 * steps,
+            replicas=8192,
+            save_every=8,
+            svag=8,
+            seed=1,
+        ),
     }
     for name, run in runs.items():
         velocity, error = mean_turning(run)
         assert error <= 0.02 * temperature, name
         assert abs(velocity + temperature) < 4 * error + (0.02 * temperature if name == "sgd" else 0), name
-    untwisted = sde.sgd(SPIRAL.with_parameters(kappa=0.0), (1.0, 0.0), learning_rate=eta, batch_size=1, steps=steps,
-                        replicas=8192, save_every=1, seed=1)
+    untwisted = sde.sgd(
+        SPIRAL.with_parameters(kappa=0.0),
+        (1.0, 0.0),
+        learning_rate=eta,
+        batch_size=1,
+        steps=steps,
+        replicas=8192,
+        save_every=1,
+        seed=1,
+    )
     velocity, error = mean_turning(untwisted)
     assert abs(velocity) < 4 * error
 
@@ -257,7 +328,9 @@ def test_divergence_names_path_and_step_whatever_the_threads():
         faults.append((caught.value.path, caught.value.step))
     assert len(set(faults)) == 1 and faults[0][1] < 20
     with pytest.raises(sde.Diverged, match="replica 0 diverged"):
-        sde.sgd(sde.FiniteSum("x", "a*x**2", {"a": [1.0, 2.0]}), 1.0, learning_rate=5.0, batch_size=1, steps=1000)
+        sde.sgd(
+            sde.FiniteSum("x", "a*x**2", {"a": [1.0, 2.0]}), 1.0, learning_rate=5.0, batch_size=1, steps=1000
+        )
     negative = sde.Process(["-x"], [["1 - x**2"]], 1.0, variables=("x",))
     with pytest.raises(sde.Diverged, match="not positive semi-definite"):
         sde.simulate(negative, 0.5, step=0.1, steps=1000, paths=64)
@@ -265,8 +338,14 @@ def test_divergence_names_path_and_step_whatever_the_threads():
 
 def test_result_carries_its_settings():
     run = langevin()
-    assert run.attrs["temperature"] == 0.2 and run.attrs["seed"] == 11 and run.attrs["scheme"] == "euler_maruyama"
-    assert "auto" in run.attrs["scheme_reason"] and run.attrs["numba"] and run.attrs["float_type"] == "float64"
+    assert (
+        run.attrs["temperature"] == 0.2
+        and run.attrs["seed"] == 11
+        and run.attrs["scheme"] == "euler_maruyama"
+    )
+    assert (
+        "auto" in run.attrs["scheme_reason"] and run.attrs["numba"] and run.attrs["float_type"] == "float64"
+    )
     assert json.loads(run.attrs["settings"])["step"] == 0.05
     seen = []
     langevin(progress=lambda done, total: seen.append((done, total)))
@@ -317,8 +396,13 @@ print(digest.hexdigest())
 
 
 def compile_landscapes(count, environment):
-    run = subprocess.run([sys.executable, "-c", COMPILE, str(count)], capture_output=True, text=True,
-                         env=os.environ | environment, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(count)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -327,11 +411,17 @@ def compile_landscapes(count, environment):
 def test_landscapes_compiled_by_processes_sharing_one_empty_cache(tmp_path, count, processes):
     cache = tmp_path / "cache"
     with ThreadPoolExecutor(processes) as pool:
-        shared = list(pool.map(lambda _: compile_landscapes(count, {"SDE_SGD_CACHE_DIR": str(cache)}), range(processes)))
+        shared = list(
+            pool.map(lambda _: compile_landscapes(count, {"SDE_SGD_CACHE_DIR": str(cache)}), range(processes))
+        )
     (tmp_path / "file").write_text("")
     (tmp_path / "temporary").mkdir()
-    homeless = {"HOME": str(tmp_path / "file"), "XDG_CACHE_HOME": "", "SDE_SGD_CACHE_DIR": "",
-                "TMPDIR": str(tmp_path / "temporary")}  # no home that can be written to
+    homeless = {
+        "HOME": str(tmp_path / "file"),
+        "XDG_CACHE_HOME": "",
+        "SDE_SGD_CACHE_DIR": "",
+        "TMPDIR": str(tmp_path / "temporary"),
+    }  # no home that can be written to
     readonly, warm = compile_landscapes(count, homeless), compile_landscapes(count, homeless)
     assert len({*shared, readonly, warm}) == 1
     assert not list(cache.glob("*.partial"))

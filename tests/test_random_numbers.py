@@ -15,8 +15,11 @@ U = np.uint64
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
 ]
 
 
@@ -62,9 +65,20 @@ def test_indices_are_uniform_and_reach_both_ends():
 
 
 RNG = np.random.default_rng(0)
-RANGES = [("exp", -700, 700), ("exp", -1, 1), ("log", 0.5, 2), ("log", 1e-300, 1e300), ("tanh", -0.6, 0.6),
-          ("tanh", -20, 20), ("sinh", -2, 2), ("cosh", -700, 700), ("sin", -10, 10), ("cos", -10, 10),
-          ("sin", -1e6, 1e6), ("tan", -10, 10)]
+RANGES = [
+    ("exp", -700, 700),
+    ("exp", -1, 1),
+    ("log", 0.5, 2),
+    ("log", 1e-300, 1e300),
+    ("tanh", -0.6, 0.6),
+    ("tanh", -20, 20),
+    ("sinh", -2, 2),
+    ("cosh", -700, 700),
+    ("sin", -10, 10),
+    ("cos", -10, 10),
+    ("sin", -1e6, 1e6),
+    ("tan", -10, 10),
+]
 
 
 @pytest.mark.parametrize("name, low, high", RANGES)

@@ -40,21 +40,53 @@ def _torchsde(study: Study, neuron, temperature: float) -> None:
 
     def compute(progress) -> xr.Dataset:
         sampled = simulate_torchsde(
-            neuron.at_temperature(temperature), config["start"], grid=common_grid(config), step=step,
-            steps=config["torchsde_updates"], paths=config["torchsde_paths"], seed=config["seed"], every=2,
-            burn_in=round(config["burn_in_time"] / step), progress=progress)
+            neuron.at_temperature(temperature),
+            config["start"],
+            grid=common_grid(config),
+            step=step,
+            steps=config["torchsde_updates"],
+            paths=config["torchsde_paths"],
+            seed=config["seed"],
+            every=2,
+            burn_in=round(config["burn_in_time"] / step),
+            progress=progress,
+        )
         blocks = blocks_of(sampled)
         kept = measured(sampled, l1_distance(blocks, prediction.extrapolated))
         between = l1_distance(blocks, paths.density, paths.density_error)
-        return kept.assign(to_paths=between.distance, to_paths_error=between.error, to_paths_floor=between.floor)
+        return kept.assign(
+            to_paths=between.distance, to_paths_error=between.error, to_paths_floor=between.floor
+        )
 
     stage = study.stage("measurement", f"torchsde-{label}", compute)
     found = distance_of(stage)
-    study.roads.append(Road("torchsde", temperature, f"h = {step:g}", step, found.distance, found.error, found.floor,
-                            None, "same scheme, same step bias"))
+    study.roads.append(
+        Road(
+            "torchsde",
+            temperature,
+            f"h = {step:g}",
+            step,
+            found.distance,
+            found.error,
+            found.floor,
+            None,
+            "same scheme, same step bias",
+        )
+    )
     between = Distance(*(float(stage[f"to_paths{k}"]) for k in ("", "_error", "_floor")))
-    study.roads.append(Road("torchsde to Numba paths", temperature, f"both h = {step:g}", step, between.distance,
-                            between.error, between.floor, between.agrees(), "the bias is common"))
+    study.roads.append(
+        Road(
+            "torchsde to Numba paths",
+            temperature,
+            f"both h = {step:g}",
+            step,
+            between.distance,
+            between.error,
+            between.floor,
+            between.agrees(),
+            "the bias is common",
+        )
+    )
     study.panels[temperature][f"torchsde, h = {step:g}"] = stage.density
 
 
@@ -66,24 +98,48 @@ def _module(study: Study, neuron) -> None:
         gaps = []
         for i, batch in enumerate(config["batch_sizes"]):
             eta = 2 * temperature * batch
-            run = sde.sgd(neuron, config["start"], learning_rate=eta, batch_size=batch, seed=config["seed"],
-                          steps=config["replay_updates"], save_every=1)
-            picks = sde.sample_indices(neuron.samples, batch_size=batch, steps=config["replay_updates"], seed=config["seed"])
-            real = replay_sgd(picks, neuron.data["x"], neuron.data["y"], config["start"], learning_rate=eta,
-                              weight_decay=neuron.parameters["weight_decay"])
+            run = sde.sgd(
+                neuron,
+                config["start"],
+                learning_rate=eta,
+                batch_size=batch,
+                seed=config["seed"],
+                steps=config["replay_updates"],
+                save_every=1,
+            )
+            picks = sde.sample_indices(
+                neuron.samples, batch_size=batch, steps=config["replay_updates"], seed=config["seed"]
+            )
+            real = replay_sgd(
+                picks,
+                neuron.data["x"],
+                neuron.data["y"],
+                config["start"],
+                learning_rate=eta,
+                weight_decay=neuron.parameters["weight_decay"],
+            )
             gaps.append(np.abs(np.stack([run.w[0], run.c[0]], -1) - real).max())
             progress(i + 1, len(config["batch_sizes"]))
-        return xr.Dataset({"largest_difference": ("batch_size", gaps)}, coords={"batch_size": config["batch_sizes"]})
+        return xr.Dataset(
+            {"largest_difference": ("batch_size", gaps)}, coords={"batch_size": config["batch_sizes"]}
+        )
 
     stage = study.stage("diagnostics", "replay", compute)
     section = study.report.section("The same recursion in torch")
     worst = float(stage.largest_difference.max())
-    section.text(f"A torch.nn.Module with these two weights, trained by torch.optim.SGD on the very samples the Numba kernel "
-                 f"drew, at T = {temperature:g} for {config['replay_updates']} steps.")
-    section.verdict(worst < 1e-12, f"Largest difference of a weight over all steps and batch sizes: {worst:.1e} "
-                                   "(promised: below 1e-12).")
-    section.table(["batch size", "largest difference"],
-                  [[int(b), f"{d:.1e}"] for b, d in zip(stage.batch_size.values, stage.largest_difference.values)])
+    section.text(
+        f"A torch.nn.Module with these two weights, trained by torch.optim.SGD on the very samples the Numba kernel "
+        f"drew, at T = {temperature:g} for {config['replay_updates']} steps."
+    )
+    section.verdict(
+        worst < 1e-12,
+        f"Largest difference of a weight over all steps and batch sizes: {worst:.1e} "
+        "(promised: below 1e-12).",
+    )
+    section.table(
+        ["batch size", "largest difference"],
+        [[int(b), f"{d:.1e}"] for b, d in zip(stage.batch_size.values, stage.largest_difference.values)],
+    )
 
 
 def _digits(study: Study) -> None:
@@ -100,20 +156,54 @@ def _digits(study: Study) -> None:
         "The exact spectrum of D from the Gram matrix of per-sample gradients, at three stages of training. The rank that "
         "the literature quotes counts eigenvalues above λ_max·d·ε, so it depends on the float type's ε by a factor of "
         f"{float((stage.rank_float64 / stage.rank_float32).mean()):.0f} on one and the same spectrum; the participation ratio "
-        "(tr D)²/tr D² does not.")
+        "(tr D)²/tr D² does not."
+    )
     rows = []
     for i in range(stage.sizes["stage"]):
         s = stage.isel(stage=i)
-        rows.append([int(s.epoch), f"{float(s.loss):.4f}", f"{float(s.accuracy):.3f}", f"{float(s.test_accuracy):.3f}",
-                     f"{float(s.trace):.3f}", f"{int(s.rank_float32)} ({100 * int(s.rank_float32) / parameters:.1f} %)",
-                     f"{int(s.rank_float64)} ({100 * int(s.rank_float64) / parameters:.1f} %)",
-                     f"{float(s.participation_ratio):.2f}", f"{int(s.eigenvalues_99)}"])
-    section.table(["epoch", "loss", "accuracy", "test accuracy", "tr D", "rank, float32 ε", "rank, float64 ε",
-                   "participation ratio", "eigenvalues for 99 %"], rows, "Gradients and spectra in float64.")
-    spectra = {f"epoch {int(stage.epoch[i])}": stage.eigenvalues[i].values for i in range(stage.sizes["stage"])}
+        rows.append(
+            [
+                int(s.epoch),
+                f"{float(s.loss):.4f}",
+                f"{float(s.accuracy):.3f}",
+                f"{float(s.test_accuracy):.3f}",
+                f"{float(s.trace):.3f}",
+                f"{int(s.rank_float32)} ({100 * int(s.rank_float32) / parameters:.1f} %)",
+                f"{int(s.rank_float64)} ({100 * int(s.rank_float64) / parameters:.1f} %)",
+                f"{float(s.participation_ratio):.2f}",
+                f"{int(s.eigenvalues_99)}",
+            ]
+        )
+    section.table(
+        [
+            "epoch",
+            "loss",
+            "accuracy",
+            "test accuracy",
+            "tr D",
+            "rank, float32 ε",
+            "rank, float64 ε",
+            "participation ratio",
+            "eigenvalues for 99 %",
+        ],
+        rows,
+        "Gradients and spectra in float64.",
+    )
+    spectra = {
+        f"epoch {int(stage.epoch[i])}": stage.eigenvalues[i].values for i in range(stage.sizes["stage"])
+    }
     last = stage.isel(stage=-1)
-    ax = plot_spectrum(spectra, thresholds={"λ_max·d·ε, float32": float(last.threshold_float32),
-                                            "λ_max·d·ε, float64": float(last.threshold_float64)})
+    ax = plot_spectrum(
+        spectra,
+        thresholds={
+            "λ_max·d·ε, float32": float(last.threshold_float32),
+            "λ_max·d·ε, float64": float(last.threshold_float64),
+        },
+    )
     study.figures["digits-spectrum"] = ax.figure
-    section.figure(ax.figure, "A few directions carry nearly all of the noise; where the spectrum is cut to call it a rank is "
-                   "a matter of the float type. Thresholds of the last stage.", "Eigenvalues of D against their index")
+    section.figure(
+        ax.figure,
+        "A few directions carry nearly all of the noise; where the spectrum is cut to call it a rank is "
+        "a matter of the float type. Thresholds of the last stage.",
+        "Eigenvalues of D against their index",
+    )

@@ -58,12 +58,14 @@ def plot_distance(
     xlabel: str | None = None,
     ylabel: str = "L1 distance",
     label: str = "measured",
+    fit: bool = True,
 ) -> "Axes":
     """Distance against `x` on logarithmic axes, with the fitted power law and its slope in the legend.
 
     `distances`: a DataArray over the dimension `x`, or a Dataset of `distance` and, where known, `error` (one
     σ) and `floor` (the distance that sampling alone gives; a number or one per point; drawn dashed). Points
     below two floors are drawn hollow and left out of the fit: they measure the sample, not the prediction.
+    `fit=False` joins the points instead, where no power law is expected.
     """
     if hasattr(distances, "data_vars"):
         error = distances.get("error")
@@ -86,7 +88,9 @@ def plot_distance(
     colour = next_colour(ax)
     _points(ax, at, value, sigma, clear, colour, label)
     _points(ax, at, value, sigma, ~clear, colour, "at the sampling floor", hollow=True)
-    if np.unique(at[clear]).size >= 2:
+    if not fit:
+        ax.plot(at, value, color=colour, lw=1.0, alpha=0.6)
+    elif np.unique(at[clear]).size >= 2:
         law = fit_power_law(at[clear], value[clear], None if sigma is None else sigma[clear])
         ends = np.array([at[clear].min(), at[clear].max()])
         ax.plot(ends, law.factor * ends**law.slope, color=colour, lw=1.3, label=f"slope {_with_error(law)}")
@@ -95,7 +99,7 @@ def plot_distance(
     ax.grid(True, which="major")
     handles, labels = ax.get_legend_handles_labels()
     points_first = sorted(zip(handles, labels), key=lambda pair: hasattr(pair[0], "get_linestyle"))
-    ax.legend(*zip(*points_first))
+    ax.legend(*zip(*points_first), loc="best" if fit else "center right")
     return ax
 
 

@@ -33,8 +33,10 @@ def get(name: str, **parameters) -> Landscape:
     known = list(inspect.signature(entry).parameters)
     for parameter in parameters:
         if parameter not in known:
-            raise ValueError(f"{name} has no parameter {parameter!r}{_checks.nearest(parameter, known)}; "
-                             f"it has: {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"{name} has no parameter {parameter!r}{_checks.nearest(parameter, known)}; "
+                f"it has: {', '.join(known) or 'none'}"
+            )
     return entry(**parameters)
 
 
@@ -44,8 +46,14 @@ def describe(name: str) -> str:
 
 
 @_entry
-def quadratic(a: float = 1.0, c: float = 3.0, dxx: float = 1.0, dxy: float = 0.5, dyy: float = 1.0,
-              rotation: float = 0.0) -> Landscape:
+def quadratic(
+    a: float = 1.0,
+    c: float = 3.0,
+    dxx: float = 1.0,
+    dxy: float = 0.5,
+    dyy: float = 1.0,
+    rotation: float = 0.0,
+) -> Landscape:
     """f = (a x² + c y²)/2 with constant D and the extra drift ω(−y, x), ω = `rotation`.
 
     Linear drift −Fx, F = [[a, ω], [−ω, c]]: ρ_ss = N(0, S) with FS + SFᵀ = 2TD, Φ = T xᵀS⁻¹x/2. Even without
@@ -56,11 +64,16 @@ def quadratic(a: float = 1.0, c: float = 3.0, dxx: float = 1.0, dxy: float = 0.5
         _checks.positive(key, value, "the quadratic must confine")
     sxy = "((2*dxy - rotation*(dyy/c - dxx/a))/((a + c)*(1 + rotation**2/(a*c))))"  # FS + SFᵀ = 2D solved by hand
     sxx, syy = f"((dxx - rotation*{sxy})/a)", f"((dyy + rotation*{sxy})/c)"
-    return Landscape(("x", "y"), "(a*x**2 + c*y**2)/2", diffusion=[["dxx", "dxy"], ["dxy", "dyy"]],
-                     circulation=["-rotation*y", "rotation*x"],
-                     parameters=dict(a=a, c=c, dxx=dxx, dxy=dxy, dyy=dyy, rotation=rotation),
-                     potential=f"({syy}*x**2 - 2*{sxy}*x*y + {sxx}*y**2)/(2*({sxx}*{syy} - {sxy}**2))",
-                     domain=((-10, 10), (-10, 10)), name="quadratic")
+    return Landscape(
+        ("x", "y"),
+        "(a*x**2 + c*y**2)/2",
+        diffusion=[["dxx", "dxy"], ["dxy", "dyy"]],
+        circulation=["-rotation*y", "rotation*x"],
+        parameters=dict(a=a, c=c, dxx=dxx, dxy=dxy, dyy=dyy, rotation=rotation),
+        potential=f"({syy}*x**2 - 2*{sxy}*x*y + {sxx}*y**2)/(2*({sxx}*{syy} - {sxy}**2))",
+        domain=((-10, 10), (-10, 10)),
+        name="quadratic",
+    )
 
 
 @_entry
@@ -79,8 +92,15 @@ def example_19(circulation: float = 0.5) -> Landscape:
     """
     phi = "(x**2 - 1)**2/4 + y**2/2"
     swirl = f"circulation*exp(({phi})/T - (x**2 + y**2)**2/4)"
-    return Landscape(("x", "y"), phi, circulation=[f"-y*{swirl}", f"x*{swirl}"], parameters={"circulation": circulation},
-                     potential=phi, domain=((-4, 4), (-4, 4)), name="example_19")
+    return Landscape(
+        ("x", "y"),
+        phi,
+        circulation=[f"-y*{swirl}", f"x*{swirl}"],
+        parameters={"circulation": circulation},
+        potential=phi,
+        domain=((-4, 4), (-4, 4)),
+        name="example_19",
+    )
 
 
 @_entry
@@ -94,10 +114,15 @@ def spiral(kappa: float = 1.0, samples: int = 3) -> FiniteSum:
     samples = _checks.whole("samples", samples, 3, None, "with fewer the noise is not isotropic in angle")
     angle = "(kappa*log(x**2 + y**2)/2 + phase)"
     exponent = "(1/(4 + kappa**2))"
-    return FiniteSum(("x", "y"), f"(x**2 + y**2 - 1)**2/4 + sqrt(x**2 + y**2)*(x*cos({angle}) - y*sin({angle}))",
-                     {"phase": 2 * np.pi * np.arange(samples) / samples}, parameters={"kappa": kappa},
-                     potential=f"{exponent}*(x**2 + y**2) - (T*({exponent} - 3) + 2*{exponent})*log(x**2 + y**2)/2",
-                     domain=((-4, 4), (-4, 4)), name="spiral")
+    return FiniteSum(
+        ("x", "y"),
+        f"(x**2 + y**2 - 1)**2/4 + sqrt(x**2 + y**2)*(x*cos({angle}) - y*sin({angle}))",
+        {"phase": 2 * np.pi * np.arange(samples) / samples},
+        parameters={"kappa": kappa},
+        potential=f"{exponent}*(x**2 + y**2) - (T*({exponent} - 3) + 2*{exponent})*log(x**2 + y**2)/2",
+        domain=((-4, 4), (-4, 4)),
+        name="spiral",
+    )
 
 
 @_entry
@@ -110,7 +135,9 @@ def pearson(curvatures=(0.5, 1.0, 1.5, 2.0), centers=(-1.0, 0.5, 0.2, 1.0)) -> F
     """
     a, c = _checks.finite_array("curvatures", curvatures), _checks.finite_array("centers", centers)
     if a.shape != c.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(f"curvatures and centers must be 1-D of one length >= 2, got {a.shape} and {c.shape}")
+        raise ValueError(
+            f"curvatures and centers must be 1-D of one length >= 2, got {a.shape} and {c.shape}"
+        )
     mean, ac = float(a.mean()), a * c
     big_a, big_c = float(a.var()), float(ac.var())
     big_b = -2 * float(((a - mean) * (ac - ac.mean())).mean())
@@ -119,11 +146,19 @@ def pearson(curvatures=(0.5, 1.0, 1.5, 2.0), centers=(-1.0, 0.5, 0.2, 1.0)) -> F
     if big_a > 1e-12 and root > 1e-12:
         # ∫(āx − m + T D')/D dx with D = Ax² + Bx + C
         s = math.sqrt(root)
-        potential = (f"({mean / (2 * big_a)!r} + T)*log({big_a!r}*x**2 + ({big_b!r})*x + {big_c!r})"
-                     f" + ({(-2 * float(ac.mean()) - mean * big_b / big_a) / s!r})*atan((2*{big_a!r}*x + ({big_b!r}))/{s!r})")
+        potential = (
+            f"({mean / (2 * big_a)!r} + T)*log({big_a!r}*x**2 + ({big_b!r})*x + {big_c!r})"
+            f" + ({(-2 * float(ac.mean()) - mean * big_b / big_a) / s!r})*atan((2*{big_a!r}*x + ({big_b!r}))/{s!r})"
+        )
     reach = 6 * (1 + float(np.abs(c).max()))
-    return FiniteSum(("x",), "a*(x - m)**2/2", {"a": a, "m": c}, potential=potential, domain=((-reach, reach),),
-                     name="pearson")
+    return FiniteSum(
+        ("x",),
+        "a*(x - m)**2/2",
+        {"a": a, "m": c},
+        potential=potential,
+        domain=((-reach, reach),),
+        name="pearson",
+    )
 
 
 @_entry
@@ -135,8 +170,14 @@ def neuron(weight_decay: float = 0.05) -> FiniteSum:
     minimum while the steady density of SGD has three modes.
     """
     x, y = _iris()
-    return FiniteSum(("w", "c"), "(tanh(w*x + c) - y)**2/2 + weight_decay*(w**2 + c**2)/2", {"x": x, "y": y},
-                     parameters={"weight_decay": weight_decay}, domain=((-5, 5), (-5, 5)), name="neuron")
+    return FiniteSum(
+        ("w", "c"),
+        "(tanh(w*x + c) - y)**2/2 + weight_decay*(w**2 + c**2)/2",
+        {"x": x, "y": y},
+        parameters={"weight_decay": weight_decay},
+        domain=((-5, 5), (-5, 5)),
+        name="neuron",
+    )
 
 
 def _iris() -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,22 @@ from sympy.printing.pycode import PythonCodePrinter
 TEMPERATURE = sp.Symbol("T", positive=True)
 
 # Functions of the lane loop: ours vectorise (paths/_lane_math.py), the rest are scalar calls of the C library.
-_LANE_FUNCTIONS = {"exp": "_exp", "log": "_log", "tanh": "_tanh", "sin": "_sin", "cos": "_cos", "sinh": "_sinh",
-                   "cosh": "_cosh", "tan": "_tan", "sqrt": "math.sqrt", "atan": "math.atan", "erf": "math.erf",
-                   "erfc": "math.erfc", "Abs": "math.fabs", "sign": "_sign"}
+_LANE_FUNCTIONS = {
+    "exp": "_exp",
+    "log": "_log",
+    "tanh": "_tanh",
+    "sin": "_sin",
+    "cos": "_cos",
+    "sinh": "_sinh",
+    "cosh": "_cosh",
+    "tan": "_tan",
+    "sqrt": "math.sqrt",
+    "atan": "math.atan",
+    "erf": "math.erf",
+    "erfc": "math.erfc",
+    "Abs": "math.fabs",
+    "sign": "_sign",
+}
 
 
 class _LanePrinter(PythonCodePrinter):
@@ -26,7 +39,9 @@ class _LanePrinter(PythonCodePrinter):
     def _print_Function(self, expr):
         return f"{_LANE_FUNCTIONS[type(expr).__name__]}({self._print(expr.args[0])})"
 
-    _print_exp = _print_log = _print_tanh = _print_sin = _print_cos = _print_sinh = _print_cosh = _print_Function
+    _print_exp = _print_log = _print_tanh = _print_sin = _print_cos = _print_sinh = _print_cosh = (
+        _print_Function
+    )
     _print_tan = _print_atan = _print_erf = _print_erfc = _print_Abs = _print_sign = _print_Function
 
     def _print_Integer(self, expr):
@@ -49,7 +64,11 @@ class _LanePrinter(PythonCodePrinter):
         text = f"({self._print(base)})"
         if exponent.is_Integer:
             # A literal integer exponent is expanded by Numba into multiplications.
-            return text if exponent == 1 else (f"(1.0/{text})" if exponent == -1 else f"({text}**{int(exponent)})")
+            return (
+                text
+                if exponent == 1
+                else (f"(1.0/{text})" if exponent == -1 else f"({text}**{int(exponent)})")
+            )
         if exponent.is_Rational and exponent.q == 2:
             whole = (exponent.p - 1) // 2
             root = f"math.sqrt{text}"
@@ -60,8 +79,9 @@ class _LanePrinter(PythonCodePrinter):
 _PRINTER = _LanePrinter()
 
 
-def canonical(variables: Sequence[sp.Symbol], parameters: Sequence[sp.Symbol] = (),
-              data: Sequence[sp.Symbol] = ()) -> dict[sp.Symbol, sp.Symbol]:
+def canonical(
+    variables: Sequence[sp.Symbol], parameters: Sequence[sp.Symbol] = (), data: Sequence[sp.Symbol] = ()
+) -> dict[sp.Symbol, sp.Symbol]:
     """Replacement of the user's symbols by x0…, p0…, a0… (the temperature stays T)."""
     table = {}
     for prefix, symbols in (("x", variables), ("p", parameters), ("a", data)):
@@ -69,7 +89,9 @@ def canonical(variables: Sequence[sp.Symbol], parameters: Sequence[sp.Symbol] = 
     return table
 
 
-def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], prefix: str = "t") -> list[str]:
+def straight_line(
+    outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], prefix: str = "t"
+) -> list[str]:
     """Assignments `name = expression`, intermediate results first, as lines of scalar Python.
 
     `names` comes from `canonical`; `prefix` keeps the intermediates of two fragments apart.

@@ -18,8 +18,13 @@ class Field:
     `groups[name]` is a flat list of expressions with the trailing `shape`; scalars have shape ().
     """
 
-    def __init__(self, namespace, variables: Sequence[sp.Symbol], parameters: Mapping[sp.Symbol, float],
-                 groups: Callable[[str], tuple[Sequence[sp.Expr], tuple[int, ...]]]):
+    def __init__(
+        self,
+        namespace,
+        variables: Sequence[sp.Symbol],
+        parameters: Mapping[sp.Symbol, float],
+        groups: Callable[[str], tuple[Sequence[sp.Expr], tuple[int, ...]]],
+    ):
         self._namespace = namespace
         self._arguments = [*variables, *parameters, TEMPERATURE]
         self._dim = len(variables)
@@ -39,12 +44,18 @@ class Field:
         stacked = self._namespace.stack(values, -1)
         return stacked.reshape(*stacked.shape[:-1], *shape)
 
-    def values(self, name: str, columns: Sequence, temperature: float | None = None) -> tuple[list, tuple[int, ...]]:
+    def values(
+        self, name: str, columns: Sequence, temperature: float | None = None
+    ) -> tuple[list, tuple[int, ...]]:
         """One array per expression of the group, and the group's shape."""
         if name not in self._compiled:
             expressions, shape = self._groups(name)
             needs = any(TEMPERATURE in sp.sympify(e).free_symbols for e in expressions)
-            self._compiled[name] = compile_functions(self._arguments, expressions, self._namespace), shape, needs
+            self._compiled[name] = (
+                compile_functions(self._arguments, expressions, self._namespace),
+                shape,
+                needs,
+            )
         function, shape, needs_temperature = self._compiled[name]
         if needs_temperature and temperature is None:
             raise ValueError(f"the {name} of this landscape depends on the temperature T; pass temperature=…")
@@ -125,7 +136,7 @@ class SampleEvaluator(Evaluator):
         if len(flat) <= step:
             return reduce(x)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works outside the interpreter lock
-            parts = list(pool.map(lambda i: reduce(flat[i:i + step]), range(0, len(flat), step)))
+            parts = list(pool.map(lambda i: reduce(flat[i : i + step]), range(0, len(flat), step)))
         return np.concatenate(parts).reshape(*x.shape[:-1], *parts[0].shape[1:])
 
     def loss(self, x):

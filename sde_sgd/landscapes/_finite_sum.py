@@ -32,15 +32,25 @@ class FiniteSum(Landscape):
     symbolic Hessian per sample makes hundreds of weights slow. Chaudhari & Soatto (2018), eq. (3), and Lemma 2.
     """
 
-    def __init__(self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None):
+    def __init__(
+        self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None
+    ):
         self._set_symbols(variables, parameters, domain, name)
         if not isinstance(data, Mapping) or not data:
-            raise ValueError("data must be a non-empty mapping from a data symbol's name to its array of shape (N,)")
+            raise ValueError(
+                "data must be a non-empty mapping from a data symbol's name to its array of shape (N,)"
+            )
         self.data: dict[str, np.ndarray] = {}
         for key, values in data.items():
             word = getattr(key, "name", key)
-            if not isinstance(word, str) or not word.isidentifier() or word in {*RESERVED, *FUNCTIONS, *CONSTANTS}:
-                raise ValueError(f"data symbol {word!r} is not a free name; use letters, digits and underscores")
+            if (
+                not isinstance(word, str)
+                or not word.isidentifier()
+                or word in {*RESERVED, *FUNCTIONS, *CONSTANTS}
+            ):
+                raise ValueError(
+                    f"data symbol {word!r} is not a free name; use letters, digits and underscores"
+                )
             if word in self._symbols:
                 raise ValueError(f"{word!r} is declared twice; every name stands for one thing")
             array = np.ascontiguousarray(_checks.finite_array(f"data[{word!r}]", values))
@@ -53,7 +63,9 @@ class FiniteSum(Landscape):
         self._data_symbols = {k: sp.Symbol(k, real=True) for k in self.data}
         known = self._known() | self._data_symbols
         self._sample_loss = parse(sample_loss, known, "sample_loss")
-        self._potential = None if potential is None else parse(potential, self._known() | {"T": TEMPERATURE}, "potential")
+        self._potential = (
+            None if potential is None else parse(potential, self._known() | {"T": TEMPERATURE}, "potential")
+        )
         self._circulation = None
 
     @property
@@ -64,8 +76,12 @@ class FiniteSum(Landscape):
     def latex(self) -> dict[str, str]:
         """LaTeX of f_k and its gradient; the loss is their mean, D their covariance."""
         gradient = sp.Matrix(self._sample_group("gradient")[0])
-        return {"sample_loss": sp.latex(self._sample_loss), "sample_gradient": sp.latex(gradient),
-                "loss": r"\frac{1}{N}\sum_k f_k", "diffusion": r"\frac{1}{N}\sum_k g_k g_k^\top - g g^\top"}
+        return {
+            "sample_loss": sp.latex(self._sample_loss),
+            "sample_gradient": sp.latex(gradient),
+            "loss": r"\frac{1}{N}\sum_k f_k",
+            "diffusion": r"\frac{1}{N}\sum_k g_k g_k^\top - g g^\top",
+        }
 
     def _group(self, name: str) -> tuple[list[sp.Expr], tuple[int, ...]]:
         if name == "potential":
@@ -85,8 +101,12 @@ class FiniteSum(Landscape):
 
     def _build_evaluator(self, namespace) -> SampleEvaluator:
         parameters = self._parameter_symbols()
-        samples = Field(namespace, [*self.symbols, *self._data_symbols.values()], parameters, self._sample_group)
-        return SampleEvaluator(namespace, Field(namespace, self.symbols, parameters, self._group), self.data, samples)
+        samples = Field(
+            namespace, [*self.symbols, *self._data_symbols.values()], parameters, self._sample_group
+        )
+        return SampleEvaluator(
+            namespace, Field(namespace, self.symbols, parameters, self._group), self.data, samples
+        )
 
     def sample_gradients(self, x) -> np.ndarray:
         """g_k(x) of every sample: (..., d) → (..., N, d)."""
@@ -104,15 +124,21 @@ class FiniteSum(Landscape):
         """
         learning_rate = _checks.positive("learning_rate", learning_rate)
         sampling = _checks.choice("sampling", sampling, SAMPLING)
-        batch_size = _checks.whole("batch_size", batch_size, 1, self.samples, f"the data has {self.samples} samples")
+        batch_size = _checks.whole(
+            "batch_size", batch_size, 1, self.samples, f"the data has {self.samples} samples"
+        )
         if sampling == "reshuffling":
-            raise ValueError("epoch reshuffling has no single temperature: its gradient noise is anti-correlated over "
-                             "an epoch, which no white noise matches. Use 'with_replacement' or 'without_replacement'")
+            raise ValueError(
+                "epoch reshuffling has no single temperature: its gradient noise is anti-correlated over "
+                "an epoch, which no white noise matches. Use 'with_replacement' or 'without_replacement'"
+            )
         temperature = learning_rate / (2 * batch_size)
         if sampling == "without_replacement":
             if batch_size == self.samples:
-                raise ValueError(f"batch_size {batch_size} is the whole data set: without replacement there is no "
-                                 f"noise and no temperature; take at most {self.samples - 1}")
+                raise ValueError(
+                    f"batch_size {batch_size} is the whole data set: without replacement there is no "
+                    f"noise and no temperature; take at most {self.samples - 1}"
+                )
             temperature *= (self.samples - batch_size) / (self.samples - 1)
         return self.at_temperature(temperature)
 
@@ -120,5 +146,9 @@ class FiniteSum(Landscape):
         """Straight-line scalar code of one sample's gradient for the path and SGD kernels."""
         names = canonical(self.symbols, list(self._parameter_symbols()), list(self._data_symbols.values()))
         gradient = {f"g{i}": e for i, e in enumerate(self._sample_group("gradient")[0])}
-        return LaneCode(dim=self.dim, lines=tuple(straight_line(gradient, names)),
-                        parameters=tuple(self.parameters.values()), data=tuple(self.data.values()))
+        return LaneCode(
+            dim=self.dim,
+            lines=tuple(straight_line(gradient, names)),
+            parameters=tuple(self.parameters.values()),
+            data=tuple(self.data.values()),
+        )

@@ -1,6 +1,6 @@
 """One symbolic definition of a loss and its noise; every compiled form is derived from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import sympy as sp
@@ -41,8 +41,18 @@ class Landscape:
     containing the batch size.
     """
 
-    def __init__(self, variables, loss, *, diffusion=None, circulation=None, parameters=None, potential=None,
-                 domain=None, name=None):
+    def __init__(
+        self,
+        variables,
+        loss,
+        *,
+        diffusion=None,
+        circulation=None,
+        parameters=None,
+        potential=None,
+        domain=None,
+        name=None,
+    ):
         self._set_symbols(variables, parameters, domain, name)
         known = self._known()
         self._loss = parse(loss, known, "loss")
@@ -52,16 +62,22 @@ class Landscape:
         if circulation is not None:
             circulation = list(circulation)
             if len(circulation) != self.dim:
-                raise ValueError(f"circulation must have {self.dim} components, one per variable, got {len(circulation)}")
-            self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)]
+                raise ValueError(
+                    f"circulation must have {self.dim} components, one per variable, got {len(circulation)}"
+                )
+            self._circulation = [
+                parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)
+            ]
         self._potential = None if potential is None else parse(potential, with_temperature, "potential")
         self._check_constant_diffusion()
 
     # -- definition ------------------------------------------------------------------------------------------
 
     def _set_symbols(self, variables, parameters, domain, name) -> None:
-        names = [v.name if isinstance(v, sp.Symbol) else v for v in
-                 ([variables] if isinstance(variables, str | sp.Symbol) else variables)]
+        names = [
+            v.name if isinstance(v, sp.Symbol) else v
+            for v in ([variables] if isinstance(variables, str | sp.Symbol) else variables)
+        ]
         if not names:
             raise ValueError("variables is empty; give at least one name")
         parameters = {getattr(k, "name", k): v for k, v in dict(parameters or {}).items()}
@@ -70,13 +86,17 @@ class Landscape:
                 if not isinstance(word, str) or not word.isidentifier():
                     raise ValueError(f"{kind} {word!r} is not a name; use letters, digits and underscores")
                 if word in RESERVED or word in FUNCTIONS or word in CONSTANTS:
-                    raise ValueError(f"{kind} name {word!r} is reserved; reserved: "
-                                     f"{', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}")
+                    raise ValueError(
+                        f"{kind} name {word!r} is reserved; reserved: "
+                        f"{', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}"
+                    )
         doubled = {n for n in names if names.count(n) > 1} | (set(names) & set(parameters))
         if doubled:
             raise ValueError(f"{sorted(doubled)[0]!r} is declared twice; every name stands for one thing")
         self.variables = tuple(names)
-        self.parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()}
+        self.parameters = {
+            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()
+        }
         self.domain = Domain.parse(domain, self.variables)
         self.name = name or type(self).__name__.lower()
         self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *parameters)}
@@ -86,17 +106,26 @@ class Landscape:
         return dict(self._symbols)
 
     def _matrix(self, diffusion, known) -> sp.Matrix:
-        rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else [list(r) for r in diffusion]
+        rows = (
+            diffusion.tolist()
+            if isinstance(diffusion, sp.MatrixBase | np.ndarray)
+            else [list(r) for r in diffusion]
+        )
         if len(rows) != self.dim or any(len(r) != self.dim for r in rows):
-            raise ValueError(f"diffusion must be {self.dim}×{self.dim}, one row per variable; got rows of length "
-                             f"{[len(r) for r in rows]}")
-        matrix = sp.Matrix([[parse(e, known, f"diffusion[{i}][{j}]") for j, e in enumerate(r)]
-                            for i, r in enumerate(rows)])
+            raise ValueError(
+                f"diffusion must be {self.dim}×{self.dim}, one row per variable; got rows of length "
+                f"{[len(r) for r in rows]}"
+            )
+        matrix = sp.Matrix(
+            [[parse(e, known, f"diffusion[{i}][{j}]") for j, e in enumerate(r)] for i, r in enumerate(rows)]
+        )
         for i in range(self.dim):
             for j in range(i):
                 if sp.simplify(matrix[i, j] - matrix[j, i]) != 0:
-                    raise ValueError(f"diffusion is not symmetric: entry [{i}][{j}] is {matrix[i, j]}, "
-                                     f"[{j}][{i}] is {matrix[j, i]}; D is a covariance")
+                    raise ValueError(
+                        f"diffusion is not symmetric: entry [{i}][{j}] is {matrix[i, j]}, "
+                        f"[{j}][{i}] is {matrix[j, i]}; D is a covariance"
+                    )
         return matrix
 
     def _check_constant_diffusion(self) -> None:
@@ -104,8 +133,10 @@ class Landscape:
         if constant is not None:
             lowest = np.linalg.eigvalsh(constant)[0]
             if lowest < -1e-12 * max(np.trace(constant), 1e-300):
-                raise ValueError(f"diffusion is indefinite: its smallest eigenvalue is {lowest:g}; "
-                                 "D is a covariance, so all must be >= 0")
+                raise ValueError(
+                    f"diffusion is indefinite: its smallest eigenvalue is {lowest:g}; "
+                    "D is a covariance, so all must be >= 0"
+                )
 
     @property
     def dim(self) -> int:
@@ -123,14 +154,17 @@ class Landscape:
         """The same landscape with some parameters changed; nothing is recompiled."""
         unknown = [k for k in values if k not in self.parameters]
         if unknown:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}"
-                             f"{_checks.nearest(unknown[0], list(self.parameters))}; "
-                             f"it has: {', '.join(self.parameters) or 'none'}")
+            raise ValueError(
+                f"{self.name} has no parameter {unknown[0]!r}"
+                f"{_checks.nearest(unknown[0], list(self.parameters))}; "
+                f"it has: {', '.join(self.parameters) or 'none'}"
+            )
         other = object.__new__(type(self))
         other.__dict__ |= self.__getstate__()
         other._cache = {}
         other.parameters = self.parameters | {
-            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
+            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()
+        }
         other._check_constant_diffusion()
         return other
 
@@ -147,7 +181,11 @@ class Landscape:
 
     def latex(self) -> dict[str, str]:
         """LaTeX of the definition: loss, gradient, diffusion, and circulation and potential where there are any."""
-        parts = {"loss": self._loss, "gradient": sp.Matrix(self._group("gradient")[0]), "diffusion": self._diffusion}
+        parts = {
+            "loss": self._loss,
+            "gradient": sp.Matrix(self._group("gradient")[0]),
+            "diffusion": self._diffusion,
+        }
         if self._circulation is not None:
             parts["circulation"] = sp.Matrix(self._circulation)
         if self._potential is not None:
@@ -169,8 +207,10 @@ class Landscape:
             case "diffusion":
                 return list(self._diffusion), (d, d)
             case "diffusion_divergence":
-                return [sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0))
-                        for i in range(d)], (d,)
+                return [
+                    sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0))
+                    for i in range(d)
+                ], (d,)
             case "drift":
                 return [c - g for g, c in zip(gradient, self._circulation or [sp.Integer(0)] * d)], (d,)
             case "jacobian":
@@ -192,8 +232,10 @@ class Landscape:
     def _points(self, x) -> np.ndarray:
         x = np.asarray(x, dtype=np.float64)
         if x.ndim == 0 or x.shape[-1] != self.dim:
-            raise ValueError(f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, "
-                             f"got {x.shape}")
+            raise ValueError(
+                f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, "
+                f"got {x.shape}"
+            )
         return x
 
     def loss(self, x) -> np.ndarray:
@@ -242,22 +284,38 @@ class Landscape:
         `eigenvalue` (point, mode) of the Hessian, ascending, and `kind` ∈ minimum, saddle, maximum, degenerate.
         A root whose basin is smaller than the lattice (33 starts per axis in 2-D) can be missed. d ≤ 3.
         """
-        return stationary_points(self.gradient, self.hessian, self._box(box), self.variables,
-                                 symmetric=True, extra={"loss": self.loss})
+        return stationary_points(
+            self.gradient,
+            self.hessian,
+            self._box(box),
+            self.variables,
+            symmetric=True,
+            extra={"loss": self.loss},
+        )
 
-    def fixed_points(self, box: Sequence[tuple[float, float]] | None = None, temperature: float | None = None):
+    def fixed_points(
+        self, box: Sequence[tuple[float, float]] | None = None, temperature: float | None = None
+    ):
         """All x in the box with b(x) = 0, as `critical_points`, with the eigenvalues of ∂b/∂x (complex allowed).
 
         `kind` ∈ stable, saddle, unstable, degenerate: by the real parts.
         """
         jacobian = self.evaluator().jacobian
-        return stationary_points(lambda x: self.drift(x, temperature), lambda x: jacobian(x, temperature),
-                                 self._box(box), self.variables, symmetric=False, extra={"loss": self.loss})
+        return stationary_points(
+            lambda x: self.drift(x, temperature),
+            lambda x: jacobian(x, temperature),
+            self._box(box),
+            self.variables,
+            symmetric=False,
+            extra={"loss": self.loss},
+        )
 
     def _box(self, box) -> tuple[np.ndarray, np.ndarray]:
         domain = self.domain if box is None else Domain.parse(box, self.variables)
         if not np.isfinite(domain.upper - domain.lower).all():
-            raise ValueError(f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable")
+            raise ValueError(
+                f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable"
+            )
         return domain.lower, domain.upper
 
     def at_temperature(self, temperature: float):
@@ -285,10 +343,17 @@ class Landscape:
         names = canonical(self.symbols, list(self._parameter_symbols()))
         drift = {f"b{i}": e for i, e in enumerate(self._group("drift")[0])}
         constant = self.constant_diffusion()
-        diffusion = {} if constant is not None else {
-            f"d{i}{j}": self._diffusion[i, j] for i in range(self.dim) for j in range(i + 1)}
-        return LaneCode(dim=self.dim, lines=tuple(straight_line(drift | diffusion, names)),
-                        parameters=tuple(self.parameters.values()), constant_diffusion=constant)
+        diffusion = (
+            {}
+            if constant is not None
+            else {f"d{i}{j}": self._diffusion[i, j] for i in range(self.dim) for j in range(i + 1)}
+        )
+        return LaneCode(
+            dim=self.dim,
+            lines=tuple(straight_line(drift | diffusion, names)),
+            parameters=tuple(self.parameters.values()),
+            constant_diffusion=constant,
+        )
 
 
 def _no_impulse(expression: sp.Expr) -> sp.Expr:

@@ -12,22 +12,60 @@ import sympy as sp
 
 from sde_sgd._checks import nearest
 
-MAX_LENGTH = 4000      # characters
-MAX_NODES = 2000       # nodes of the syntax tree
+MAX_LENGTH = 4000  # characters
+MAX_NODES = 2000  # nodes of the syntax tree
 MAX_DEPTH = 120
-MAX_EXPONENT = 32      # of a constant exponent
-MAX_DIGITS = 100       # decimal exponent of any constant, written or computed
+MAX_EXPONENT = 32  # of a constant exponent
+MAX_DIGITS = 100  # decimal exponent of any constant, written or computed
 
-FUNCTIONS = {f.__name__.lower(): f for f in
-             (sp.exp, sp.log, sp.sqrt, sp.sin, sp.cos, sp.tan, sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.erf, sp.erfc,
-              sp.Abs)}
+FUNCTIONS = {
+    f.__name__.lower(): f
+    for f in (
+        sp.exp,
+        sp.log,
+        sp.sqrt,
+        sp.sin,
+        sp.cos,
+        sp.tan,
+        sp.sinh,
+        sp.cosh,
+        sp.tanh,
+        sp.atan,
+        sp.erf,
+        sp.erfc,
+        sp.Abs,
+    )
+}
 CONSTANTS = {"pi": sp.pi}
 # What a SymPy expression of the user may contain, derivatives of the above included.
-_ALLOWED_HEADS = (sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Number, sp.NumberSymbol, sp.exp, sp.log, sp.sin, sp.cos,
-                  sp.tan, sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.erf, sp.erfc, sp.Abs, sp.sign)
+_ALLOWED_HEADS = (
+    sp.Add,
+    sp.Mul,
+    sp.Pow,
+    sp.Symbol,
+    sp.Number,
+    sp.NumberSymbol,
+    sp.exp,
+    sp.log,
+    sp.sin,
+    sp.cos,
+    sp.tan,
+    sp.sinh,
+    sp.cosh,
+    sp.tanh,
+    sp.atan,
+    sp.erf,
+    sp.erfc,
+    sp.Abs,
+    sp.sign,
+)
 
-_BINARY = {ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b,
-           ast.Div: lambda a, b: a / b}
+_BINARY = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+}
 
 
 def parse(source, symbols: Mapping[str, sp.Symbol], what: str = "expression") -> sp.Expr:
@@ -44,7 +82,9 @@ def parse(source, symbols: Mapping[str, sp.Symbol], what: str = "expression") ->
     elif isinstance(source, int | float) and not isinstance(source, bool):
         expression = _number(source, what, repr(source))
     else:
-        raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
+        raise ValueError(
+            f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}"
+        )
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
         raise ValueError(f"{what}: {str(source)[:80]!r} is not a finite real expression")
     return expression
@@ -52,12 +92,14 @@ def parse(source, symbols: Mapping[str, sp.Symbol], what: str = "expression") ->
 
 def _unknown(name: str, symbols: Mapping[str, sp.Symbol], what: str) -> ValueError:
     known = [*symbols, *CONSTANTS]
-    return ValueError(f"{what}: unknown symbol {name!r}{nearest(name, known)}; known: {', '.join(known)}. "
-                      "Declare it as a variable, data or parameter")
+    return ValueError(
+        f"{what}: unknown symbol {name!r}{nearest(name, known)}; known: {', '.join(known)}. "
+        "Declare it as a variable, data or parameter"
+    )
 
 
 def _number(value, what: str, text: str) -> sp.Expr:
-    if not math.isfinite(value) or (value != 0 and not 10.0 ** -MAX_DIGITS <= abs(value) <= 10.0 ** MAX_DIGITS):
+    if not math.isfinite(value) or (value != 0 and not 10.0**-MAX_DIGITS <= abs(value) <= 10.0**MAX_DIGITS):
         raise ValueError(f"{what}: constant {text[:40]} is outside ±1e{MAX_DIGITS}")
     return sp.Integer(value) if isinstance(value, int) else sp.Float(value)
 
@@ -85,8 +127,10 @@ def _adopt(expression: sp.Basic, symbols: Mapping[str, sp.Symbol], what: str) ->
         replacement[symbol] = symbols[symbol.name]
     for node in sp.preorder_traversal(expression):
         if not isinstance(node, _ALLOWED_HEADS):
-            raise ValueError(f"{what}: {type(node).__name__} is not among the functions this package compiles "
-                             f"({', '.join(FUNCTIONS)})")
+            raise ValueError(
+                f"{what}: {type(node).__name__} is not among the functions this package compiles "
+                f"({', '.join(FUNCTIONS)})"
+            )
     return expression.xreplace(replacement)
 
 
@@ -137,5 +181,7 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
                 return FUNCTIONS[name](self.visit(argument, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
-                raise self.refuse(f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}")
+                raise self.refuse(
+                    f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}"
+                )
         raise self.refuse(f"{type(node).__name__} is not allowed")

@@ -43,8 +43,10 @@ def starts(start, paths: int, dim: int, domain: Domain) -> np.ndarray:
     """Start points (paths, d) from one point (d,) or one per path; a scalar in one dimension."""
     x = np.atleast_1d(_checks.finite_array("start", start))
     if x.shape not in ((dim,), (paths, dim)):
-        raise ValueError(f"start must have shape ({dim},) or ({paths}, {dim}) for the variables "
-                         f"{', '.join(domain.variables)}, got {x.shape}")
+        raise ValueError(
+            f"start must have shape ({dim},) or ({paths}, {dim}) for the variables "
+            f"{', '.join(domain.variables)}, got {x.shape}"
+        )
     domain.check("start", x)
     return np.broadcast_to(x, (paths, dim))
 
@@ -53,8 +55,10 @@ def refuse_beyond_memory(size: float, what: str, remedy: str) -> None:
     """Raise before allocating more than half of the memory that is available now."""
     available = _available_memory()
     if size > 0.5 * available:
-        raise ValueError(f"{what} needs {size / 2**30:.1f} GiB, more than half of the {available / 2**30:.1f} GiB of "
-                         f"memory available; {remedy}")
+        raise ValueError(
+            f"{what} needs {size / 2**30:.1f} GiB, more than half of the {available / 2**30:.1f} GiB of "
+            f"memory available; {remedy}"
+        )
 
 
 def _available_memory() -> float:
@@ -68,9 +72,21 @@ def _available_memory() -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: Domain, steps: int, every: int | None,
-        histogram: Histogram | None, seed: int, parameters: Sequence[float], threads: int | None,
-        progress: Callable[[int, int], None] | None, what: str = "path") -> Ensemble:
+def run(
+    module: ModuleType,
+    arguments: Sequence,
+    *,
+    start: np.ndarray,
+    domain: Domain,
+    steps: int,
+    every: int | None,
+    histogram: Histogram | None,
+    seed: int,
+    parameters: Sequence[float],
+    threads: int | None,
+    progress: Callable[[int, int], None] | None,
+    what: str = "path",
+) -> Ensemble:
     """Advance all paths; raise Diverged naming the first path that left and its step.
 
     `arguments` are the kernel's own, after the common ones (see `_generate`).
@@ -81,8 +97,11 @@ def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: D
     cells = 1 if histogram is None else histogram.grid.size
     blocks = 1 if histogram is None else histogram.blocks
     chunks = -(-paths // LANES)
-    refuse_beyond_memory(8.0 * (dim * (rows * paths + 2 * chunks * LANES) + (blocks + threads) * cells), "this run",
-                         "save fewer steps (save_every), run fewer paths, or count a coarser histogram")
+    refuse_beyond_memory(
+        8.0 * (dim * (rows * paths + 2 * chunks * LANES) + (blocks + threads) * cells),
+        "this run",
+        "save fewer steps (save_every), run fewer paths, or count a coarser histogram",
+    )
     state = np.zeros((dim, chunks * LANES))
     state[:, :paths] = start.T
     state[:, paths:] = state[:, :1]  # spare lanes of the last chunk run along and are dropped
@@ -91,8 +110,13 @@ def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: D
         bins = (np.zeros(dim), np.ones(dim), np.ones(dim), 0, 0)
     else:
         grid = histogram.grid
-        bins = (np.asarray(grid.lower, float), 1.0 / np.asarray(grid.spacing, float), np.asarray(grid.shape, float),
-                histogram.burn_in, histogram.every)
+        bins = (
+            np.asarray(grid.lower, float),
+            1.0 / np.asarray(grid.spacing, float),
+            np.asarray(grid.shape, float),
+            histogram.burn_in,
+            histogram.every,
+        )
     span = np.where(domain.periodic, domain.upper - domain.lower, 1.0)
     low = np.where(domain.periodic, domain.lower, 0.0)
     key = key_of(seed)
@@ -100,8 +124,26 @@ def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: D
     tasks = _split(chunks, threads, paths, blocks, cells)
 
     def advance(task: "_Task", first_step: int, count: int, first_row: int) -> None:
-        module.kernel(state, task.first, task.last, paths, first_step, count, every or 0, saved[first_row:], low, span,
-                      *bins, blocks, task.first_block, task.counts, task.failure, *key, values, *arguments)
+        module.kernel(
+            state,
+            task.first,
+            task.last,
+            paths,
+            first_step,
+            count,
+            every or 0,
+            saved[first_row:],
+            low,
+            span,
+            *bins,
+            blocks,
+            task.first_block,
+            task.counts,
+            task.failure,
+            *key,
+            values,
+            *arguments,
+        )
 
     done, count, began = 0, max(1, min(steps, 2_000_000 // (chunks * LANES))), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -113,9 +155,13 @@ def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: D
             for task in tasks:
                 if task.failure[0] >= 0:
                     path, step = int(task.failure[0]), int(task.failure[1])
-                    raise Diverged(f"{what} {path} diverged at step {step}: a coordinate became NaN or exceeded 1e100. "
-                                   "Take a smaller step or learning rate; NaN also comes from a loss undefined there "
-                                   "or a D that is not positive semi-definite", path=path, step=step)
+                    raise Diverged(
+                        f"{what} {path} diverged at step {step}: a coordinate became NaN or exceeded 1e100. "
+                        "Take a smaller step or learning rate; NaN also comes from a loss undefined there "
+                        "or a D that is not positive semi-definite",
+                        path=path,
+                        step=step,
+                    )
             done += count
             if progress is not None:
                 progress(done, steps)
@@ -125,7 +171,7 @@ def run(module: ModuleType, arguments: Sequence, *, start: np.ndarray, domain: D
     if histogram is not None:
         counts = np.zeros((blocks, cells + 1), np.int64)
         for task in tasks:
-            counts[task.first_block:task.first_block + len(task.counts)] += task.counts
+            counts[task.first_block : task.first_block + len(task.counts)] += task.counts
     return Ensemble(state[:, :paths].T.copy(), saved if every is not None else None, counts)
 
 
@@ -145,6 +191,13 @@ def _split(chunks: int, threads: int, paths: int, blocks: int, cells: int) -> li
     for first, last in zip(edges[:-1], edges[1:]):
         low = first * LANES * blocks // paths
         high = (min(last * LANES, paths) - 1) * blocks // paths
-        tasks.append(_Task(int(first), int(last), int(low), np.zeros((int(high - low) + 1, cells + 1), np.int64),
-                           np.full(2, -1, np.int64)))
+        tasks.append(
+            _Task(
+                int(first),
+                int(last),
+                int(low),
+                np.zeros((int(high - low) + 1, cells + 1), np.int64),
+                np.full(2, -1, np.int64),
+            )
+        )
     return tasks

@@ -8,5 +8,13 @@ def _update(i: int) -> str:
 
 
 EULER_MARUYAMA = Scheme(
-    name="euler_maruyama", strong_order=0.5, strong_order_additive=1.0, weak_order=1.0, measure_order=1.0,
-    noise=("constant", "general"), normals=1, source="Maruyama (1955)", update=_update)
+    name="euler_maruyama",
+    strong_order=0.5,
+    strong_order_additive=1.0,
+    weak_order=1.0,
+    measure_order=1.0,
+    noise=("constant", "general"),
+    normals=1,
+    source="Maruyama (1955)",
+    update=_update,
+)

@@ -15,12 +15,14 @@ from ._kernel_cache import fragment
 from ._scheme import Scheme
 
 LANES = 64
-BOUND = 1e100          # a coordinate beyond this, or NaN, counts as diverged
-NORMAL_STREAM = 0      # second counter word: what the block is used for, so that one seed serves both kernels
+BOUND = 1e100  # a coordinate beyond this, or NaN, counts as diverged
+NORMAL_STREAM = 0  # second counter word: what the block is used for, so that one seed serves both kernels
 SAMPLE_STREAM = 1 << 24
 
-_ARGUMENTS = ("state, first, last, paths, first_step, steps, every, saved, low, span, bin_low, bin_width, bin_shape, "
-              "bin_start, bin_every, blocks, first_block, counts, failure, key0, key1, parameters")
+_ARGUMENTS = (
+    "state, first, last, paths, first_step, steps, every, saved, low, span, bin_low, bin_width, bin_shape, "
+    "bin_start, bin_every, blocks, first_block, counts, failure, key0, key1, parameters"
+)
 
 
 def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) -> str:
@@ -44,7 +46,9 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
         model = list(lane.lines)
     noise = _constant_noise(lane) if lane.constant_diffusion is not None else _cholesky_noise(d)
     update = [f"y{i} = {scheme.update(i)}" for i in range(d)]
-    update += [f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]]
+    update += [
+        f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]
+    ]
     body += _lane_loop([*point, *model, *noise, *update, *(f"X{i}[j] = y{i}" for i in range(d))])
     setup = ["root = math.sqrt(2.0 * T * h)"]
     setup += [f"sigma{i}{j} = sigma[{i}, {j}]" for i in range(d) for j in range(i + 1)]
@@ -55,20 +59,37 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
 def sgd_source(lane: LaneCode) -> str:
     """Kernel of `sgd`. Extra arguments: rate, batch, draws, weight, other (weights of the two halves), data…"""
     d = lane.dim
-    rows = _Rows([f"X{i}" for i in range(d)] + [f"G{i}" for i in range(d)] + [f"A{k}" for k in range(len(lane.data))])
+    rows = _Rows(
+        [f"X{i}" for i in range(d)] + [f"G{i}" for i in range(d)] + [f"A{k}" for k in range(len(lane.data))]
+    )
     gather = [f"A{k}[j] = data{k}[picks[which, j]]" for k in range(len(lane.data))]
     gradient = [f"x{i} = X{i}[j]" for i in range(d)] + [f"a{k} = A{k}[j]" for k in range(len(lane.data))]
     gradient += [*lane.lines, *(f"G{i}[j] += w * g{i}" for i in range(d))]
     body = _lane_loop([f"G{i}[j] = 0.0" for i in range(d)])
     body += ["for pair in range((draws + 1) // 2):"]
-    body += _indent(_lane_loop([
-        "path = np.uint64(base + j)",
-        f"one, two = _two_indices(samples, np.uint64(step), np.uint64({SAMPLE_STREAM} + pair), path & _LOW, "
-        "path >> _U32, key0, key1)",
-        "picks[0, j] = np.int64(one)", "picks[1, j] = np.int64(two)"]))
-    body += _indent(["for which in range(min(2, draws - 2 * pair)):",
-                     *_indent(["w = weight if 2 * pair + which < batch else other",
-                               *_lane_loop(gather), *_lane_loop(gradient)])])
+    body += _indent(
+        _lane_loop(
+            [
+                "path = np.uint64(base + j)",
+                f"one, two = _two_indices(samples, np.uint64(step), np.uint64({SAMPLE_STREAM} + pair), path & _LOW, "
+                "path >> _U32, key0, key1)",
+                "picks[0, j] = np.int64(one)",
+                "picks[1, j] = np.int64(two)",
+            ]
+        )
+    )
+    body += _indent(
+        [
+            "for which in range(min(2, draws - 2 * pair)):",
+            *_indent(
+                [
+                    "w = weight if 2 * pair + which < batch else other",
+                    *_lane_loop(gather),
+                    *_lane_loop(gradient),
+                ]
+            ),
+        ]
+    )
     body += _lane_loop([f"X{i}[j] = X{i}[j] - rate * G{i}[j]" for i in range(d)])
     setup = ["samples = np.uint64(data0.shape[0])", f"picks = np.empty((2, {LANES}), np.int64)"]
     return _module(lane, rows, f"rate, batch, draws, weight, other{_data_arguments(lane)}", setup, body)
@@ -84,8 +105,10 @@ class _Rows:
         self.names = self.names + names
 
     def setup(self) -> list[str]:
-        return [f"work = np.zeros({len(self.names) * LANES})",
-                *(f"{name} = work[{i * LANES}:{(i + 1) * LANES}]" for i, name in enumerate(self.names))]
+        return [
+            f"work = np.zeros({len(self.names) * LANES})",
+            *(f"{name} = work[{i * LANES}:{(i + 1) * LANES}]" for i, name in enumerate(self.names)),
+        ]
 
 
 def _indent(lines: Sequence[str], levels: int = 1) -> list[str]:
@@ -103,16 +126,22 @@ def _data_arguments(lane: LaneCode) -> str:
 def _draw_normals(d: int) -> list[str]:
     lines = ["path = np.uint64(base + j)"]
     for block in range((d + 1) // 2):
-        lines += [f"z0, z1 = _two_normals(np.uint64(step), np.uint64({NORMAL_STREAM + block}), path & _LOW, "
-                  "path >> _U32, key0, key1)", f"Z{2 * block}[j] = z0", f"Z{2 * block + 1}[j] = z1"]
+        lines += [
+            f"z0, z1 = _two_normals(np.uint64(step), np.uint64({NORMAL_STREAM + block}), path & _LOW, "
+            "path >> _U32, key0, key1)",
+            f"Z{2 * block}[j] = z0",
+            f"Z{2 * block + 1}[j] = z1",
+        ]
     return _lane_loop(lines)
 
 
 def _constant_noise(lane: LaneCode) -> list[str]:
     """n = √(2Th) L ξ with the constant factor passed in; entries that are zero for every T and h are left out."""
     diagonal = np.array_equal(lane.constant_diffusion, np.diag(np.diag(lane.constant_diffusion)))
-    return [f"n{i} = " + " + ".join(f"sigma{i}{j} * Z{j}[j]" for j in range(i + 1) if i == j or not diagonal)
-            for i in range(lane.dim)]
+    return [
+        f"n{i} = " + " + ".join(f"sigma{i}{j} * Z{j}[j]" for j in range(i + 1) if i == j or not diagonal)
+        for i in range(lane.dim)
+    ]
 
 
 def _cholesky_noise(d: int) -> list[str]:
@@ -123,9 +152,12 @@ def _cholesky_noise(d: int) -> list[str]:
             inner = "".join(f" - l{i}{k} * l{j}{k}" for k in range(j))
             lines.append(f"l{i}{j} = (d{i}{j}{inner}) * r{j}")
         inner = "".join(f" - l{i}{k} * l{i}{k}" for k in range(i))
-        lines += [f"v{i} = d{i}{i}{inner}",
-                  f"v{i} = 0.0 if (v{i} < 1e-15 * d{i}{i} and v{i} > -1e-12 * d{i}{i}) else v{i}",
-                  f"l{i}{i} = math.sqrt(v{i})", f"r{i} = 1.0 / l{i}{i} if l{i}{i} > 0.0 else 0.0"]
+        lines += [
+            f"v{i} = d{i}{i}{inner}",
+            f"v{i} = 0.0 if (v{i} < 1e-15 * d{i}{i} and v{i} > -1e-12 * d{i}{i}) else v{i}",
+            f"l{i}{i} = math.sqrt(v{i})",
+            f"r{i} = 1.0 / l{i}{i} if l{i}{i} > 0.0 else 0.0",
+        ]
     for i in range(d):
         lines.append(f"n{i} = root * ({' + '.join(f'l{i}{j} * Z{j}[j]' for j in range(i + 1))})")
     return lines
@@ -137,32 +169,71 @@ def _module(lane: LaneCode, rows: _Rows, extra: str, setup: Sequence[str], body:
     store = [f"state[{i}, base + j] = X{i}[j]" for i in range(d)]
     escaped = " or ".join(f"not (math.fabs(X{i}[j]) < {BOUND!r})" for i in range(d))
     counted = " + ".join(f"np.int64(not (math.fabs(X{i}[j]) < {BOUND!r}))" for i in range(d))
-    divergence = ["escaped = 0", *_lane_loop([f"escaped += {counted}"]),
-                  "if escaped > 0:",
-                  *_indent(["for j in range(live):", *_indent([
-                      f"if {escaped}:", *_indent(["failure[0] = base + j", "failure[1] = step + 1", "return"])])])]
-    save = ["if every > 0 and (step + 1) % every == 0:",
-            *_indent(["row = (step + 1) // every - 1 - first_step // every",
-                      "for j in range(live):",
-                      *_indent([f"saved[row, {i}, base + j] = X{i}[j]" for i in range(d)])])]
+    divergence = [
+        "escaped = 0",
+        *_lane_loop([f"escaped += {counted}"]),
+        "if escaped > 0:",
+        *_indent(
+            [
+                "for j in range(live):",
+                *_indent(
+                    [f"if {escaped}:", *_indent(["failure[0] = base + j", "failure[1] = step + 1", "return"])]
+                ),
+            ]
+        ),
+    ]
+    save = [
+        "if every > 0 and (step + 1) % every == 0:",
+        *_indent(
+            [
+                "row = (step + 1) // every - 1 - first_step // every",
+                "for j in range(live):",
+                *_indent([f"saved[row, {i}, base + j] = X{i}[j]" for i in range(d)]),
+            ]
+        ),
+    ]
     bins = [f"i{i} = np.floor((X{i}[j] - bin_low[{i}]) * bin_width[{i}])" for i in range(d)]
     inside = " and ".join(f"i{i} >= 0.0 and i{i} < bin_shape[{i}]" for i in range(d))
     index = "i0"
     for i in range(1, d):
         index = f"({index} * bin_shape[{i}] + i{i})"
-    histogram = ["if bin_every > 0 and step >= bin_start and (step + 1 - bin_start) % bin_every == 0:",
-                 *_indent([*_lane_loop([*bins, f"where[j] = np.int64({index}) if ({inside}) else counts.shape[1] - 1"]),
-                           "for j in range(live):",
-                           *_indent(["counts[(base + j) * blocks // paths - first_block, where[j]] += 1"])])]
-    return "\n".join([
-        "# Generated; named by a hash of its own text.",
-        fragment("_philox"), fragment("_lane_math"), "",
-        '@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})',
-        f"def kernel({_ARGUMENTS}, {extra}):",
-        *_indent([*(f"p{k} = parameters[{k}]" for k in range(len(lane.parameters))), *setup, *rows.setup(),
-                  f"where = np.empty({LANES}, np.int64)",
-                  "for chunk in range(first, last):",
-                  *_indent([f"base = chunk * {LANES}", f"live = min({LANES}, paths - base)", *_lane_loop(state),
+    histogram = [
+        "if bin_every > 0 and step >= bin_start and (step + 1 - bin_start) % bin_every == 0:",
+        *_indent(
+            [
+                *_lane_loop([*bins, f"where[j] = np.int64({index}) if ({inside}) else counts.shape[1] - 1"]),
+                "for j in range(live):",
+                *_indent(["counts[(base + j) * blocks // paths - first_block, where[j]] += 1"]),
+            ]
+        ),
+    ]
+    return "\n".join(
+        [
+            "# Generated; named by a hash of its own text.",
+            fragment("_philox"),
+            fragment("_lane_math"),
+            "",
+            '@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})',
+            f"def kernel({_ARGUMENTS}, {extra}):",
+            *_indent(
+                [
+                    *(f"p{k} = parameters[{k}]" for k in range(len(lane.parameters))),
+                    *setup,
+                    *rows.setup(),
+                    f"where = np.empty({LANES}, np.int64)",
+                    "for chunk in range(first, last):",
+                    *_indent(
+                        [
+                            f"base = chunk * {LANES}",
+                            f"live = min({LANES}, paths - base)",
+                            *_lane_loop(state),
                             "for k in range(steps):",
                             *_indent(["step = first_step + k", *body, *divergence, *save, *histogram]),
-                            *_lane_loop(store)])]), ""])
+                            *_lane_loop(store),
+                        ]
+                    ),
+                ]
+            ),
+            "",
+        ]
+    )

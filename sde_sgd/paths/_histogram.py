@@ -36,14 +36,19 @@ class Histogram:
 
     def check(self, variables: Sequence[str], paths: int, steps: int) -> None:
         if self.grid.dim != len(variables):
-            raise ValueError(f"the histogram's grid has {self.grid.dim} dimensions, the process "
-                             f"{len(variables)} ({', '.join(variables)})")
+            raise ValueError(
+                f"the histogram's grid has {self.grid.dim} dimensions, the process "
+                f"{len(variables)} ({', '.join(variables)})"
+            )
         if paths < self.blocks:
-            raise TooFewSamples(f"{paths} paths cannot fill {self.blocks} independent blocks; run at least "
-                                f"{self.blocks} paths, or ask for fewer blocks (at least 2)")
+            raise TooFewSamples(
+                f"{paths} paths cannot fill {self.blocks} independent blocks; run at least "
+                f"{self.blocks} paths, or ask for fewer blocks (at least 2)"
+            )
         if self.burn_in + self.every > steps:
-            raise TooFewSamples(f"no state is counted: burn_in {self.burn_in} + every {self.every} exceeds "
-                                f"{steps} steps")
+            raise TooFewSamples(
+                f"no state is counted: burn_in {self.burn_in} + every {self.every} exceeds {steps} steps"
+            )
 
     @staticmethod
     def extract(result: xr.Dataset) -> xr.Dataset:
@@ -52,14 +57,22 @@ class Histogram:
         return parts.rename({d: d.removesuffix("_bin") for d in parts.dims if str(d).endswith("_bin")})
 
 
-def density_dataset(counts: np.ndarray, outside: int, grid: Grid, variables: Sequence[str], suffix: str = "",
-                    attrs: dict | None = None) -> xr.Dataset:
+def density_dataset(
+    counts: np.ndarray,
+    outside: int,
+    grid: Grid,
+    variables: Sequence[str],
+    suffix: str = "",
+    attrs: dict | None = None,
+) -> xr.Dataset:
     """density, density_error, counts from counts (block, *cells).
 
     Each block is normalised by all of its samples, those outside the grid included, so that mass is not invented.
     """
     dims = tuple(f"{v}{suffix}" for v in variables)
-    share = (counts.sum(axis=tuple(range(1, counts.ndim))) + outside / len(counts)).reshape(-1, *[1] * grid.dim)
+    share = (counts.sum(axis=tuple(range(1, counts.ndim))) + outside / len(counts)).reshape(
+        -1, *[1] * grid.dim
+    )
     blocks = counts / share / grid.cell_volume
     total = counts.sum() + outside
     density = counts.sum(axis=0) / total / grid.cell_volume
@@ -67,4 +80,5 @@ def density_dataset(counts: np.ndarray, outside: int, grid: Grid, variables: Seq
     return xr.Dataset(
         {"density": (dims, density), "density_error": (dims, error), "counts": (("block", *dims), counts)},
         coords={d: axis for d, axis in zip(dims, grid.axes)},
-        attrs={**(attrs or {}), "samples": int(total), "outside": int(outside)})
+        attrs={**(attrs or {}), "samples": int(total), "outside": int(outside)},
+    )

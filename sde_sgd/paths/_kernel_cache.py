@@ -36,7 +36,10 @@ def cache_folder() -> Path:
         candidates.append(Path(os.environ["SDE_SGD_CACHE_DIR"]))
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    candidates += [Path(base) / "sde-sgd" / "kernels", Path(tempfile.gettempdir()) / f"sde-sgd-kernels-{user}"]
+    candidates += [
+        Path(base) / "sde-sgd" / "kernels",
+        Path(tempfile.gettempdir()) / f"sde-sgd-kernels-{user}",
+    ]
     for folder in candidates:
         if _usable(folder):
             return folder

@@ -6,13 +6,13 @@ three-part π/2, exact to |x| ≈ 1e6; beyond, the absolute error grows like |x|
 The text below the marker is pasted into generated kernel modules, after `_philox`.
 """
 
-from ._philox import _MANTISSA, _ONE, _U1, _bits, _float, _minus_log, _sin_cos_quarter  # noqa: F401
-
 # -- fragment --
 import math
 
 import numpy as np
 from numba import njit
+
+from ._philox import _MANTISSA, _ONE, _U1, _bits, _float, _minus_log, _sin_cos_quarter  # noqa: F401
 
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})

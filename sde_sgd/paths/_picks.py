@@ -4,7 +4,7 @@ import numpy as np
 
 from ._kernel_cache import fragment, load
 
-_SOURCE = f'''# Generated; named by a hash of its own text.
+_SOURCE = f"""# Generated; named by a hash of its own text.
 {fragment("_philox")}
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -16,7 +16,7 @@ def draw(picks, samples, replica, stream, key0, key1):
             picks[step, 2 * pair] = one
             if 2 * pair + 1 < picks.shape[1]:
                 picks[step, 2 * pair + 1] = two
-'''
+"""
 
 
 def draw_indices(samples: int, draws: int, steps: int, replica: int, stream: int, key0, key1) -> np.ndarray:
@@ -24,5 +24,3 @@ def draw_indices(samples: int, draws: int, steps: int, replica: int, stream: int
     picks = np.empty((steps, draws), np.int64)
     load(_SOURCE).draw(picks, samples, replica, stream, key0, key1)
     return picks
-
-

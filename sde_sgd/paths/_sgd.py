@@ -19,9 +19,21 @@ from ._simulate import dataset
 MAX_SAMPLES = 2**32 - 1
 
 
-def sgd(finite_sum: FiniteSum, start, *, learning_rate: float, batch_size: int, steps: int, replicas: int = 1,
-        svag: int = 1, save_every: int | None = None, observables: Histogram | None = None, seed: int = 0,
-        threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> xr.Dataset:
+def sgd(
+    finite_sum: FiniteSum,
+    start,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    steps: int,
+    replicas: int = 1,
+    svag: int = 1,
+    save_every: int | None = None,
+    observables: Histogram | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
     r"""Replicas of mini-batch SGD, x' = x − (η/b) Σ_{k ∈ batch} g_k(x), b samples drawn with replacement.
 
     With `svag` = l > 1 one step is x' = x − (η/l) [(1+s)/2 · ḡ_{B₁}(x) + (1−s)/2 · ḡ_{B₂}(x)], s = √(2l − 1), of two
@@ -57,18 +69,45 @@ def sgd(finite_sum: FiniteSum, start, *, learning_rate: float, batch_size: int, 
     rate = learning_rate / svag
     spread = math.sqrt(2 * svag - 1)
     draws = batch_size if svag == 1 else 2 * batch_size
-    arguments = (rate, batch_size, draws, (1 + spread) / (2 * batch_size), (1 - spread) / (2 * batch_size), *lane.data)
-    ensemble = _ensemble.run(load(sgd_source(lane)), arguments, start=x, domain=finite_sum.domain, steps=steps,
-                             every=save_every, histogram=observables, seed=seed, parameters=lane.parameters,
-                             threads=threads, progress=progress, what="replica")
-    settings = {"landscape": finite_sum.name, **{f"parameter_{k}": v for k, v in finite_sum.parameters.items()},
-                "learning_rate": learning_rate, "batch_size": batch_size, "sampling": "with_replacement",
-                "svag": svag, "temperature": learning_rate / (2 * batch_size), "steps": steps, "seed": seed}
+    arguments = (
+        rate,
+        batch_size,
+        draws,
+        (1 + spread) / (2 * batch_size),
+        (1 - spread) / (2 * batch_size),
+        *lane.data,
+    )
+    ensemble = _ensemble.run(
+        load(sgd_source(lane)),
+        arguments,
+        start=x,
+        domain=finite_sum.domain,
+        steps=steps,
+        every=save_every,
+        histogram=observables,
+        seed=seed,
+        parameters=lane.parameters,
+        threads=threads,
+        progress=progress,
+        what="replica",
+    )
+    settings = {
+        "landscape": finite_sum.name,
+        **{f"parameter_{k}": v for k, v in finite_sum.parameters.items()},
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "sampling": "with_replacement",
+        "svag": svag,
+        "temperature": learning_rate / (2 * batch_size),
+        "steps": steps,
+        "seed": seed,
+    }
     return dataset(ensemble, x, finite_sum.variables, "replica", rate, save_every, observables, settings)
 
 
-def sample_indices(samples: int, *, batch_size: int, steps: int, replica: int = 0, seed: int = 0,
-                   svag: int = 1) -> np.ndarray:
+def sample_indices(
+    samples: int, *, batch_size: int, steps: int, replica: int = 0, seed: int = 0, svag: int = 1
+) -> np.ndarray:
     """The sample indices that replica `replica` of `sgd` draws: int64 (steps, b), or (steps, 2, b) with SVAG.
 
     `samples` is N. A function of (seed, replica, step) alone, so any stretch of any run can be replayed.

@@ -17,9 +17,20 @@ from ._kernel_cache import load
 from ._schemes import SCHEMES
 
 
-def simulate(process: Process, start, *, step: float, steps: int, paths: int = 1, scheme: str = "auto",
-             save_every: int | None = None, observables: Histogram | None = None, seed: int = 0,
-             threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> xr.Dataset:
+def simulate(
+    process: Process,
+    start,
+    *,
+    step: float,
+    steps: int,
+    paths: int = 1,
+    scheme: str = "auto",
+    save_every: int | None = None,
+    observables: Histogram | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
     r"""Independent paths of the Itô diffusion, x' = x + h b(x) + √(2T h) L(x) ξ with L Lᵀ = D, ξ ~ N(0, I).
 
     Parameters
@@ -45,7 +56,9 @@ def simulate(process: Process, start, *, step: float, steps: int, paths: int = 1
     step = _checks.positive("step", step)
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
     paths = _checks.whole("paths", paths, 1)
-    chosen = SCHEMES["euler_maruyama" if scheme == "auto" else _checks.choice("scheme", scheme, ["auto", *SCHEMES])]
+    chosen = SCHEMES[
+        "euler_maruyama" if scheme == "auto" else _checks.choice("scheme", scheme, ["auto", *SCHEMES])
+    ]
     if save_every is not None:
         _checks.whole("save_every", save_every, 1, steps)
     if observables is not None:
@@ -56,18 +69,41 @@ def simulate(process: Process, start, *, step: float, steps: int, paths: int = 1
     if lane.constant_diffusion is not None:
         sigma = np.sqrt(2 * process.temperature * step) * _factor(lane.constant_diffusion)
     module = load(langevin_source(lane, chosen, process.domain.periodic), lane.functions)
-    ensemble = _ensemble.run(module, (step, process.temperature, sigma, *lane.data), start=x, domain=process.domain,
-                             steps=steps, every=save_every, histogram=observables, seed=seed,
-                             parameters=lane.parameters, threads=threads, progress=progress)
+    ensemble = _ensemble.run(
+        module,
+        (step, process.temperature, sigma, *lane.data),
+        start=x,
+        domain=process.domain,
+        steps=steps,
+        every=save_every,
+        histogram=observables,
+        seed=seed,
+        parameters=lane.parameters,
+        threads=threads,
+        progress=progress,
+    )
     settings = {**process.settings, "scheme": chosen.name, "step": step, "steps": steps, "seed": seed}
     if scheme == "auto":
         settings["scheme_reason"] = f"auto: {chosen.name} takes any drift and any diffusion matrix"
     return dataset(ensemble, x, process.variables, "path", step, save_every, observables, settings)
 
 
-def sample_density(process: Process, grid: Grid, *, step: float, steps: int, paths: int, burn_in: int, start=None,
-                   every: int = 1, blocks: int = 16, scheme: str = "auto", seed: int = 0, threads: int | None = None,
-                   progress: Callable[[int, int], None] | None = None) -> xr.DataArray:
+def sample_density(
+    process: Process,
+    grid: Grid,
+    *,
+    step: float,
+    steps: int,
+    paths: int,
+    burn_in: int,
+    start=None,
+    every: int = 1,
+    blocks: int = 16,
+    scheme: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.DataArray:
     """The time-averaged density of paths on a grid after `burn_in` steps; no path is stored.
 
     ρ̂ = counts/(samples · cell volume), a DataArray over the variables with the coordinate `density_error`
@@ -75,8 +111,18 @@ def sample_density(process: Process, grid: Grid, *, step: float, steps: int, pat
     O(h) of the scheme is not part of the error. Other arguments and errors as in `simulate` and `Histogram`.
     """
     start = (np.asarray(grid.lower) + np.asarray(grid.upper)) / 2 if start is None else start
-    result = simulate(process, start, step=step, steps=steps, paths=paths, scheme=scheme, seed=seed, threads=threads,
-                      observables=Histogram(grid, burn_in=burn_in, every=every, blocks=blocks), progress=progress)
+    result = simulate(
+        process,
+        start,
+        step=step,
+        steps=steps,
+        paths=paths,
+        scheme=scheme,
+        seed=seed,
+        threads=threads,
+        observables=Histogram(grid, burn_in=burn_in, every=every, blocks=blocks),
+        progress=progress,
+    )
     parts = Histogram.extract(result)
     return parts["density"].assign_coords(density_error=parts["density_error"]).assign_attrs(result.attrs)
 
@@ -94,8 +140,16 @@ def _factor(diffusion: np.ndarray) -> np.ndarray:
     return lower
 
 
-def dataset(ensemble: _ensemble.Ensemble, start: np.ndarray, variables, member: str, clock: float, every: int | None,
-            histogram: Histogram | None, settings: dict) -> xr.Dataset:
+def dataset(
+    ensemble: _ensemble.Ensemble,
+    start: np.ndarray,
+    variables,
+    member: str,
+    clock: float,
+    every: int | None,
+    histogram: Histogram | None,
+    settings: dict,
+) -> xr.Dataset:
     """The result of a run as one labelled Dataset."""
     if ensemble.saved is None:
         result = xr.Dataset({v: (member, ensemble.state[:, i]) for i, v in enumerate(variables)})
@@ -106,7 +160,9 @@ def dataset(ensemble: _ensemble.Ensemble, start: np.ndarray, variables, member: 
         result = result.assign_coords(time=count * clock, step=("time", count))
     if histogram is not None and ensemble.counts is not None:
         inside = ensemble.counts[:, :-1].reshape(-1, *histogram.grid.shape)
-        density = density_dataset(inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin")
+        density = density_dataset(
+            inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin"
+        )
         result = result.merge(density)
         settings = settings | {"burn_in": histogram.burn_in, "every": histogram.every} | density.attrs
     settings = settings | {member + "s": len(start)}

@@ -19,8 +19,10 @@ def modes(log_density: xr.DataArray, *, least: float = 1e-3, reach: int = 2) -> 
     names = [str(d) for d in log_density.dims]
     axes = [log_density[n].values for n in names]
     if not 1 <= values.ndim <= 3 or not np.isfinite(values).all() or min(values.shape) < 2 * reach + 1:
-        raise ValueError(f"modes needs a finite log density over one to three variables with at least {2 * reach + 1} "
-                         f"cells each, got shape {values.shape}")
+        raise ValueError(
+            f"modes needs a finite log density over one to three variables with at least {2 * reach + 1} "
+            f"cells each, got shape {values.shape}"
+        )
     offsets = np.array(list(itertools.product(range(-reach, reach + 1), repeat=values.ndim)))
     design = _quadratic(offsets.astype(float))
     top = values.max()
@@ -52,9 +54,9 @@ def _quadratic(x: np.ndarray) -> np.ndarray:
 
 
 def _vertex(coefficients: np.ndarray, dim: int) -> tuple[np.ndarray, float]:
-    slope = coefficients[1:dim + 1]
+    slope = coefficients[1 : dim + 1]
     hessian = np.zeros((dim, dim))
-    for value, (i, j) in zip(coefficients[dim + 1:], itertools.combinations_with_replacement(range(dim), 2)):
+    for value, (i, j) in zip(coefficients[dim + 1 :], itertools.combinations_with_replacement(range(dim), 2)):
         hessian[i, j] += value
         hessian[j, i] += value
     if np.linalg.eigvalsh(hessian)[-1] >= 0:
