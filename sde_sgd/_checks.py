@@ -10,9 +10,7 @@ import numpy as np
 def positive(name: str, value: float, remedy: str = "") -> float:
     """A finite number > 0, as float; otherwise ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not value > 0:
-        raise ValueError(
-            f"{name} must be a finite number > 0, got {value!r}{'; ' + remedy if remedy else ''}"
-        )
+        raise ValueError(f"{name} must be a finite number > 0, got {value!r}{'; ' + remedy if remedy else ''}")
     return float(value)
 
 
@@ -21,18 +19,14 @@ def whole(name: str, value: int, lowest: int, highest: int | None = None, remedy
     ok = isinstance(value, Integral) and not isinstance(value, bool) and value >= lowest
     if not ok or (highest is not None and value > highest):
         allowed = f">= {lowest}" if highest is None else f"from {lowest} to {highest}"
-        raise ValueError(
-            f"{name} must be a whole number {allowed}, got {value!r}{'; ' + remedy if remedy else ''}"
-        )
+        raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}{'; ' + remedy if remedy else ''}")
     return int(value)
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> str:
     """One of the allowed words; otherwise ValueError that suggests the nearest."""
     if value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(allowed)}, got {value!r}{nearest(value, allowed)}"
-        )
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{nearest(value, allowed)}")
     return value
 
 
@@ -55,7 +49,5 @@ def finite_array(name: str, value, shape: tuple[int, ...] | None = None) -> np.n
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
         at = f" at index {tuple(int(i) for i in where)}" if array.ndim else ""
-        raise ValueError(
-            f"{name} must be finite, got {array[tuple(where)]}{at}; remove or impute such values"
-        )
+        raise ValueError(f"{name} must be finite, got {array[tuple(where)]}{at}; remove or impute such values")
     return array

@@ -35,9 +35,7 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(v, where) for v in value]
     if isinstance(value, Mapping):
         return plain(value, where)
-    raise ValueError(
-        f"{where}: a configuration holds numbers, text, booleans, lists and tables, got {value!r}"
-    )
+    raise ValueError(f"{where}: a configuration holds numbers, text, booleans, lists and tables, got {value!r}")
 
 
 def canonical(config: Mapping[str, Any]) -> str:

@@ -29,9 +29,7 @@ class Domain:
         if isinstance(value, Mapping):
             unknown = [name for name in value if name not in names]
             if unknown:
-                raise ValueError(
-                    f"domain names {unknown[0]!r}, which is not a variable; variables: {', '.join(names)}"
-                )
+                raise ValueError(f"domain names {unknown[0]!r}, which is not a variable; variables: {', '.join(names)}")
             entries = [value.get(name, (-math.inf, math.inf)) for name in names]
         else:
             entries = list(value)
@@ -50,8 +48,7 @@ class Domain:
             lower, upper, wraps = float(entry[0]), float(entry[1]), len(entry) == 3
             if not lower < upper or (wraps and not math.isfinite(upper - lower)):
                 raise ValueError(
-                    f"domain of {name!r} needs lower < upper{' (both finite)' if wraps else ''}, "
-                    f"got ({lower}, {upper})"
+                    f"domain of {name!r} needs lower < upper{' (both finite)' if wraps else ''}, got ({lower}, {upper})"
                 )
             bounds.append((lower, upper))
             periodic.append(wraps)
@@ -67,10 +64,7 @@ class Domain:
 
     def spec(self) -> dict[str, tuple]:
         """The mapping that `parse` reads back."""
-        return {
-            name: (*b, "periodic") if p else b
-            for name, b, p in zip(self.variables, self.bounds, self.periodic)
-        }
+        return {name: (*b, "periodic") if p else b for name, b, p in zip(self.variables, self.bounds, self.periodic)}
 
     def check(self, what: str, x: np.ndarray) -> None:
         """Refuse points (..., d) outside the box, naming the first."""

@@ -71,9 +71,7 @@ def _abandoned(partial: Path) -> bool:
     except FileNotFoundError:  # finished meanwhile
         return False
     head, *numbers = partial.name.removesuffix(_SUFFIX).rsplit("-", 3)
-    here = (
-        head.endswith(f".{socket.gethostname()}") and all(n.isdigit() for n in numbers) and len(numbers) == 3
-    )
+    here = head.endswith(f".{socket.gethostname()}") and all(n.isdigit() for n in numbers) and len(numbers) == 3
     if here and os.name == "posix":
         return not _alive(int(numbers[0]))
     return old

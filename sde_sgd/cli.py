@@ -68,9 +68,7 @@ def _add(app: typer.Typer, point: EntryPoint, needed: bool) -> None:
         if needed:
             raise
         # One broken command must not take the help of all others with it.
-        print(
-            f"warning: the command {point.name!r} cannot be loaded: {one_line(str(fault))}", file=sys.stderr
-        )
+        print(f"warning: the command {point.name!r} cannot be loaded: {one_line(str(fault))}", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:
@@ -82,12 +80,8 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version.", callback=_version, is_eager=True
-    ),
-    debug: bool = typer.Option(
-        False, "--debug", help="Show where a fault arose instead of one line about it."
-    ),
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show where a fault arose instead of one line about it."),
 ) -> None:
     """Stochastic gradient descent as a stochastic process: paths, densities, potentials, real networks."""
 

@@ -9,9 +9,7 @@ import typer
 def demo(
     root: Annotated[Path, typer.Option(help="Folder under which the run keeps its results.")] = Path("runs"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:
@@ -22,9 +20,7 @@ def demo(
     from .results import Run
 
     # Every chapter is loaded first, so that a missing package is said before an hour of work, not after.
-    chapters = {
-        point.name: point.load() for point in sorted(entry_points(group="sde_sgd.demo"), key=lambda p: p.name)
-    }
+    chapters = {point.name: point.load() for point in sorted(entry_points(group="sde_sgd.demo"), key=lambda p: p.name)}
     from . import demo as main
 
     console = Console(quiet=quiet)
@@ -33,10 +29,7 @@ def demo(
         main.perform(run, console, list(chapters.values()))
     comparison = run.result()["comparison"].to_dataset()
     if as_json:
-        rows = [
-            {str(k): comparison[k].values[i].item() for k in comparison}
-            for i in range(comparison.sizes["row"])
-        ]
+        rows = [{str(k): comparison[k].values[i].item() for k in comparison} for i in range(comparison.sizes["row"])]
         console.json({"comparison": rows, "report": str(run.report_path), "result": str(run.result_path)})
         return
     from .study import TABLE_COLUMNS, table_rows

@@ -35,9 +35,7 @@ def blocks_of(sampled: xr.Dataset) -> xr.DataArray:
     return counts / per_block / volume
 
 
-def l1_distance(
-    blocks: xr.DataArray, reference: xr.DataArray, reference_error: xr.DataArray | None = None
-) -> Distance:
+def l1_distance(blocks: xr.DataArray, reference: xr.DataArray, reference_error: xr.DataArray | None = None) -> Distance:
     """Distance of the mean over `block` from a reference on the same grid.
 
     Mass that either has outside the grid counts fully: ρ̂ and ρ are completed by what they lack to 1.
@@ -49,9 +47,7 @@ def l1_distance(
     if number < 2:
         raise TooFewSamples(f"a jackknife error needs at least 2 independent blocks, got {number}")
     if any(not np.array_equal(blocks[d], reference[d]) for d in cells):
-        raise ValueError(
-            "the sampled and the reference density lie on different grids; sample on the reference's grid"
-        )
+        raise ValueError("the sampled and the reference density lie on different grids; sample on the reference's grid")
     values = blocks.transpose("block", *cells).values
     volume = float(np.prod([float(reference[d][1] - reference[d][0]) for d in cells]))
 

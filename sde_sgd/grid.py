@@ -54,14 +54,10 @@ class Grid:
             raise ValueError(f"a grid has 1 to 3 dimensions, but lower has {dim} entries; give one per axis")
         for name, given in (("upper", high), ("shape", cells)):
             if len(given) != dim:
-                raise ValueError(
-                    f"lower has {dim} entries but {name} has {len(given)}; give one per axis in each"
-                )
+                raise ValueError(f"lower has {dim} entries but {name} has {len(given)}; give one per axis in each")
         walls = (boundary,) * dim if isinstance(boundary, str) else tuple(boundary)
         if len(walls) != dim:
-            raise ValueError(
-                f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis"
-            )
+            raise ValueError(f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis")
         for wall in walls:
             if wall not in BOUNDARIES:
                 raise ValueError(f"boundary {wall!r} is unknown; choose among {', '.join(BOUNDARIES)}")

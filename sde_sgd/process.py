@@ -13,7 +13,9 @@ from sde_sgd.landscapes._parser import parse
 
 
 class Process:
-    r"""The Itô diffusion dx = b(x) dt + √(2T D(x)) dW; its density obeys ∂ρ/∂t = −div J, J_i = b_i ρ − T Σ_j ∂_j(D_ij ρ).
+    r"""The Itô diffusion dx = b(x) dt + √(2T D(x)) dW.
+
+    Its density obeys ∂ρ/∂t = −div J, J_i = b_i ρ − T Σ_j ∂_j(D_ij ρ).
 
     Usually made by `landscape.at_temperature(T)` or `landscape.sgd_process(…)`; directly:
 
@@ -56,9 +58,7 @@ class Process:
             model: Landscape = _FunctionModel(variables, drift, diffusion, diffusion_divergence, domain, name)
         else:
             if diffusion_divergence is not None:
-                raise ValueError(
-                    "diffusion is symbolic: its divergence is derived; leave diffusion_divergence out"
-                )
+                raise ValueError("diffusion is symbolic: its divergence is derived; leave diffusion_divergence out")
             model = _DriftModel(variables, drift, diffusion, parameters, domain, name)
         self._bind(model, temperature)
 
@@ -71,9 +71,7 @@ class Process:
 
     def _bind(self, model: Landscape, temperature: float) -> None:
         self.landscape = model
-        self.temperature = _checks.positive(
-            "temperature", temperature, "T = η/2b is positive; it scales the noise"
-        )
+        self.temperature = _checks.positive("temperature", temperature, "T = η/2b is positive; it scales the noise")
         self.variables = model.variables
         self.domain = model.domain
 
@@ -128,9 +126,7 @@ class _DriftModel(Landscape):
     """A drift given by expressions rather than as the gradient of a loss."""
 
     def __init__(self, variables, drift, diffusion, parameters, domain, name):
-        super().__init__(
-            variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift"
-        )
+        super().__init__(variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift")
         drift = [drift] if isinstance(drift, str | sp.Expr) else list(drift)
         if len(drift) != self.dim:
             raise ValueError(f"drift must have {self.dim} components, one per variable, got {len(drift)}")

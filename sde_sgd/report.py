@@ -62,9 +62,7 @@ class Report:
             lead=_paragraphs(self.lead),
             headlines=self.headlines,
             sections=self.sections,
-            provenance=[
-                (_LABELS.get(name, name), str(value)) for name, value in facts.items() if value != ""
-            ],
+            provenance=[(_LABELS.get(name, name), str(value)) for name, value in facts.items() if value != ""],
             settings=list(_flat(settings)),
         )
 
@@ -92,9 +90,7 @@ class Section:
         cells = []
         for k, row in enumerate(rows):
             if len(row) != len(columns):
-                raise ValueError(
-                    f"row {k} of the table has {len(row)} cells for {len(columns)} columns: {row!r}"
-                )
+                raise ValueError(f"row {k} of the table has {len(row)} cells for {len(columns)} columns: {row!r}")
             cells.append([{"text": number(value), "numeric": _is_number(value)} for value in row])
         numeric = [bool(cells) and all(row[k]["numeric"] for row in cells) for k in range(len(columns))]
         return self._add("table", columns=list(zip(columns, numeric)), rows=cells, caption=caption)
@@ -126,9 +122,7 @@ class Section:
         """
         from . import figures
 
-        return self._add(
-            "formula", alt=alt or latex, source=_data_address("image/svg+xml", figures.formula(latex))
-        )
+        return self._add("formula", alt=alt or latex, source=_data_address("image/svg+xml", figures.formula(latex)))
 
     def _add(self, kind: str, **content: Any) -> "Section":
         self.blocks.append({"kind": kind, **content})

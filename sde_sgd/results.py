@@ -180,9 +180,7 @@ class Run:
     hash does not see). Two processes may work on one run: they repeat work but never see half a file.
     """
 
-    def __init__(
-        self, verb: str, config: Mapping[str, Any], root: str | os.PathLike = "runs", *, fresh: bool = False
-    ):
+    def __init__(self, verb: str, config: Mapping[str, Any], root: str | os.PathLike = "runs", *, fresh: bool = False):
         self.verb = _checked_name("verb", verb)
         self.config = plain(config)
         self.folder = Path(root) / f"{verb}-{fingerprint(self.config)}"
@@ -191,9 +189,7 @@ class Run:
         if fresh:
             self.result_path.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "stages", ignore_errors=True)
-        write_text(
-            self.folder / "config.toml", to_toml(self.config)
-        )  # first, so that the folder says what it is
+        write_text(self.folder / "config.toml", to_toml(self.config))  # first, so that the folder says what it is
 
     @property
     def result_path(self) -> Path:
@@ -212,9 +208,7 @@ class Run:
         """True if stage `name` was finished, by this process or an earlier one."""
         return self._stage_path(name).is_file()
 
-    def stage(
-        self, name: str, compute: Callable[[], "xr.Dataset | xr.DataTree"]
-    ) -> "xr.Dataset | xr.DataTree":
+    def stage(self, name: str, compute: Callable[[], "xr.Dataset | xr.DataTree"]) -> "xr.Dataset | xr.DataTree":
         """The saved result of stage `name`, computed by `compute()` and saved if it is not there yet.
 
         What is returned was read from the file either way, so that a resumed run works with the same numbers

@@ -44,9 +44,7 @@ class Study:
     results: dict[str, "xr.Dataset"] = field(default_factory=dict)
     roads: list[Road] = field(default_factory=list)
     figures: dict[str, "Figure"] = field(default_factory=dict)
-    panels: dict[float, dict[str, "xr.DataArray"]] = field(
-        default_factory=dict
-    )  # densities to show, by temperature
+    panels: dict[float, dict[str, "xr.DataArray"]] = field(default_factory=dict)  # densities to show, by temperature
 
     def stage(self, group: str, name: str, compute: Callable[[Progress], "xr.Dataset"]) -> "xr.Dataset":
         """The result of a stage under `group/name`: computed with a progress bar, or read if it is there."""
@@ -66,10 +64,7 @@ class Study:
 
         rows = sorted(self.roads, key=lambda r: r.temperature)
         agrees = ["" if r.agrees is None else "yes" if r.agrees else "no" for r in rows]
-        text = {
-            k: ("row", np.array([getattr(r, k) for r in rows], dtype=str))
-            for k in ("road", "setting", "note")
-        }
+        text = {k: ("row", np.array([getattr(r, k) for r in rows], dtype=str)) for k in ("road", "setting", "note")}
         numbers = {
             k: ("row", np.array([getattr(r, k) for r in rows], dtype=float))
             for k in ("temperature", "step", "distance", "error", "floor")
@@ -80,8 +75,7 @@ class Study:
 def table_rows(comparison: "xr.Dataset") -> list[list[str]]:
     """Rows for people, in the order of `TABLE_COLUMNS`."""
     columns = [
-        comparison[k].values
-        for k in ("temperature", "road", "setting", "distance", "error", "floor", "agrees", "note")
+        comparison[k].values for k in ("temperature", "road", "setting", "distance", "error", "floor", "agrees", "note")
     ]
     return [
         [f"{t:g}", str(road), str(setting), f"{d:.4f} ± {e:.4f}", f"{f:.4f}", str(agrees) or "–", str(note)]

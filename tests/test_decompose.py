@@ -43,9 +43,7 @@ def test_linear_process_where_h_and_d_do_not_commute():
         errors["q"].append((mass * np.abs(found.q.values + 0.25)).sum())
         j = -(x @ inverse) @ turn.T
         errors["remainder"].append((mass[..., None] * np.abs(found.remainder.values - j)).sum())
-        errors["potential"].append(
-            (mass * np.abs(found.potential.values - potential + potential.min())).sum()
-        )
+        errors["potential"].append((mass * np.abs(found.potential.values - potential + potential.min())).sum())
         errors["divergence_j"].append((mass * np.abs(found.divergence_j.values)).sum())
     for name, values in errors.items():
         assert values[-1] < 5e-3 and order(values) > 1.8, (name, values)
@@ -154,9 +152,9 @@ def test_tails_keep_j_where_the_density_underflows():
 
 def test_everything_is_finite_at_extreme_peclet_numbers():
     """A shear of 10⁴ across deep wells: neighbours differ by thousands of nats, and no product overflows."""
-    process = Landscape(
-        ("x", "y"), "(x**2 - 1)**2 + y**2", circulation=("20*sin(3*y)", "-20*cos(5*x)")
-    ).at_temperature(1e-3)
+    process = Landscape(("x", "y"), "(x**2 - 1)**2 + y**2", circulation=("20*sin(3*y)", "-20*cos(5*x)")).at_temperature(
+        1e-3
+    )
     fp = FokkerPlanck(process, square(2.0, 24))
     assert fp.attrs["max_peclet"] > 2e3
     found = decompose(fp)
@@ -182,22 +180,14 @@ def test_exchanging_the_axes_changes_the_sign_of_q():
     second = decompose(FokkerPlanck(linear(P @ F @ P, P @ D @ P, 0.3), swapped))
     np.testing.assert_allclose(second.potential.values.T, first.potential.values, atol=1e-10)
     np.testing.assert_allclose(second.q.values.T, -first.q.values, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(
-        second.remainder.values.transpose(1, 0, 2)[..., ::-1], first.remainder.values, atol=1e-9
-    )
+    np.testing.assert_allclose(second.remainder.values.transpose(1, 0, 2)[..., ::-1], first.remainder.values, atol=1e-9)
 
 
 def test_one_dimension_and_rings():
     well = Process(("-x",), (("1 + x**2",),), 0.5, variables=("x",))
     found = decompose(FokkerPlanck(well, Grid(-3, 3, 60)))
-    assert (
-        np.abs(found.remainder.values).max() < 1e-9
-        and "q" not in found
-        and "one dimension" in found.attrs["q"]
-    )
-    ring = Process(
-        ("1 - sin(angle)/2",), (("1",),), 1.0, variables=("angle",), domain=((0, 2 * np.pi, "periodic"),)
-    )
+    assert np.abs(found.remainder.values).max() < 1e-9 and "q" not in found and "one dimension" in found.attrs["q"]
+    ring = Process(("1 - sin(angle)/2",), (("1",),), 1.0, variables=("angle",), domain=((0, 2 * np.pi, "periodic"),))
     fp = FokkerPlanck(ring, Grid(0, 2 * np.pi, 60, boundary="periodic"))
     found = decompose(fp)
     assert np.ptp(found.current.values) < 1e-12 and found.current.values.min() > 0.1
@@ -209,9 +199,7 @@ def test_periodic_axes_leave_q_out_and_say_so():
     process = Process(
         ("1", "-y"), (("1", "0"), ("0", "1")), 1.0, variables=("x", "y"), domain={"x": (0, 1, "periodic")}
     )
-    found = decompose(
-        FokkerPlanck(process, Grid((0, -3), (1, 3), (12, 30), boundary=("periodic", "reflecting")))
-    )
+    found = decompose(FokkerPlanck(process, Grid((0, -3), (1, 3), (12, 30), boundary=("periodic", "reflecting"))))
     assert "q" not in found and "harmonic" in found.attrs["q"]
     np.testing.assert_allclose(found.remainder.values[..., 0], 1.0, rtol=1e-12)
     assert np.abs(found.remainder.values[..., 1]).max() < 1e-10

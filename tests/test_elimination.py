@@ -89,9 +89,7 @@ def test_any_graph_and_any_positions(seed):
     first = eliminate(states, *pairs, forward, backward, rng.integers(0, 9, (states, 2)))
     second = eliminate(states, *pairs, forward, backward, np.zeros((states, 1), np.int64))  # one dense front
     assert relative(first, second) < 1e-13
-    rate = sp.coo_array(
-        (np.exp(np.r_[forward, backward]), (np.r_[pairs[1], pairs[0]], np.r_[pairs[0], pairs[1]]))
-    )
+    rate = sp.coo_array((np.exp(np.r_[forward, backward]), (np.r_[pairs[1], pairs[0]], np.r_[pairs[0], pairs[1]])))
     generator = rate - sp.diags_array(rate.sum(axis=0))
     pi = np.exp(first)
     assert np.abs(generator @ pi).max() < 1e-12 * (abs(generator) @ pi).max()

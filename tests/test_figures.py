@@ -83,9 +83,7 @@ def test_densities_over_one_variable_are_lines(fields):
 
 
 def test_potential_against_loss(fields):
-    critical = points(
-        x=[-1.0, 0.0, 1.0, 9.0], y=[-0.2, 0, 0.2, 9.0], kind=["minimum", "saddle", "minimum", "maximum"]
-    )
+    critical = points(x=[-1.0, 0.0, 1.0, 9.0], y=[-0.2, 0, 0.2, 9.0], kind=["minimum", "saddle", "minimum", "maximum"])
     ax = figures.plot_potential_against_loss(
         fields["decomposition"], fields["loss"], critical, points(x=[-1.0, 1.0], y=[-0.2, 0.2])
     )
@@ -152,9 +150,7 @@ def test_power_law():
     # Four points at ln 2 apart with 1/300 relative error each: σ_slope = (1/300)/(ln 2 · √5).
     assert law.slope_error == pytest.approx(1 / 300 / (np.log(2) * np.sqrt(5)))
     rng = np.random.default_rng(5)
-    slopes = np.array(
-        [figures.fit_power_law(x, y, 0.05 * x)[:2] for y in x * np.exp(0.05 * rng.normal(size=(400, 4)))]
-    )
+    slopes = np.array([figures.fit_power_law(x, y, 0.05 * x)[:2] for y in x * np.exp(0.05 * rng.normal(size=(400, 4)))])
     # A deviation over 400 fits is known to 3.5 %; the errors stated, widened by χ², are never too small.
     assert slopes[:, 0].std() < 1.15 * slopes[:, 1].mean()
     assert np.isnan(figures.fit_power_law([1, 2], [1, 2]).slope_error)

@@ -94,10 +94,7 @@ def gaussian(x, y):
     ("process", "half", "log_exact"),
     [
         pytest.param(linear(F_ROTATING, D_FULL, 0.3), 4.0, gaussian, id="rotating OU"),
-        *(
-            pytest.param(example_19(v), 4.0, lambda x, y: -well(x, y), id=f"example 19, {v}")
-            for v in (0, 0.5, 1.5)
-        ),
+        *(pytest.param(example_19(v), 4.0, lambda x, y: -well(x, y), id=f"example 19, {v}") for v in (0, 0.5, 1.5)),
         pytest.param(rotating_tensor(33.0), 4.0, lambda x, y: -well(x, y), id="rotating tensor 33:1"),
     ],
 )
@@ -110,9 +107,7 @@ def test_second_order(process, half, log_exact):
 def test_a_known_potential_gives_the_gibbs_state_exactly():
     process = rotating_tensor(33.0)
     process = SimpleNamespace(
-        **{
-            name: getattr(process, name) for name in ("variables", "dim", "temperature", "domain", "settings")
-        },
+        **{name: getattr(process, name) for name in ("variables", "dim", "temperature", "domain", "settings")},
         drift=process.drift,
         diffusion=process.diffusion,
         diffusion_divergence=process.diffusion_divergence,
@@ -239,6 +234,4 @@ def test_density_may_come_in_any_order_of_dimensions():
     fp = FokkerPlanck(linear(F_ROTATING, D_FULL, 1.0), Grid((-2, -2), (2, 2), (8, 9)))
     density = fp.steady_state()
     np.testing.assert_array_equal(fp.current(density.T).values, fp.current(density).values)
-    assert density.attrs["temperature"] == 1.0 and {"residual", "wall_mass", "max_peclet"} <= set(
-        density.attrs
-    )
+    assert density.attrs["temperature"] == 1.0 and {"residual", "wall_mass", "max_peclet"} <= set(density.attrs)

@@ -17,9 +17,7 @@ def one_variable(drift="-x", diffusion="1", domain=None):
 
 
 def two_variables(diffusion, drift=lambda x, y: (-x, -y)):
-    return Process(
-        drift, diffusion, 1.0, variables=("x", "y"), diffusion_divergence=lambda x, y: (0 * x, 0 * x)
-    )
+    return Process(drift, diffusion, 1.0, variables=("x", "y"), diffusion_divergence=lambda x, y: (0 * x, 0 * x))
 
 
 SQUARE = Grid((-1, -1), (1, 1), (8, 8))

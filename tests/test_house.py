@@ -37,9 +37,7 @@ def import_faults(source, part):
         if isinstance(node, ast.ImportFrom) and node.level:
             if node.level > 1:  # a relative import stays inside its own folder
                 faults.append(f"line {node.lineno}: a relative import with {node.level} dots")
-            used = {node.module or ""} | {
-                f"{node.module}.{a.name}" if node.module else a.name for a in node.names
-            }
+            used = {node.module or ""} | {f"{node.module}.{a.name}" if node.module else a.name for a in node.names}
             if part == "sde_sgd" and used & {"theory", "validation"}:
                 faults.append(f"line {node.lineno}: the core imports a wing")
             continue
@@ -136,9 +134,7 @@ def kernel_faults(source):
         return faults
     # A cached kernel may reach any other jitted function of its file, so all of them are held to the rule.
     own = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-    own |= {
-        t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
-    }
+    own |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
     for kernel in jitted:
         inner = {n.name for n in ast.walk(kernel) if isinstance(n, ast.FunctionDef)}
         local = {n.id for n in ast.walk(kernel) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -235,7 +231,4 @@ def test_evaluation_is_reported(source):
 
 
 def test_plain_calls_are_not_reported():
-    assert (
-        evaluation_faults("model.eval()\nsympify(1)\ntorch.load(p, weights_only=True)\nast.literal_eval(s)")
-        == []
-    )
+    assert evaluation_faults("model.eval()\nsympify(1)\ntorch.load(p, weights_only=True)\nast.literal_eval(s)") == []

@@ -50,9 +50,7 @@ def test_known_potential_is_stationary(name, temperature):
     def imbalance(scale=1.0):
         j, score = current(x, scale)
         divergence = np.einsum("...ii->...", central(lambda p: current(p, scale)[0], x, 1e-4))
-        return np.abs(divergence + np.einsum("...i,...i->...", j, score)).max() / (
-            1 + np.abs(divergence).max()
-        )
+        return np.abs(divergence + np.einsum("...i,...i->...", j, score)).max() / (1 + np.abs(divergence).max())
 
     assert imbalance() < 1e-5
     assert imbalance(1.1) > 1e-2  # a potential ten per cent too steep is seen
@@ -76,9 +74,7 @@ def test_finite_sum_is_the_covariance_of_its_gradients():
     np.testing.assert_allclose(neuron.gradient(x), g.mean(1), rtol=1e-14, atol=1e-16)
     for point, samples in zip(x, g):
         np.testing.assert_allclose(neuron.diffusion(point), np.cov(samples.T, bias=True), rtol=1e-12)
-        assert not np.allclose(
-            neuron.diffusion(point), samples.T @ samples / 150, rtol=1e-3
-        )  # uncentred differs
+        assert not np.allclose(neuron.diffusion(point), samples.T @ samples / 150, rtol=1e-3)  # uncentred differs
 
 
 def test_spiral_diffusion_is_the_published_tensor():
@@ -112,9 +108,7 @@ def test_critical_points_of_the_neuron_and_fixed_points_of_example_19():
     origin = fixed.isel(point=int(np.hypot(fixed.x, fixed.y).values.argmin()))
     assert origin.kind == "saddle"
     np.testing.assert_allclose(np.sort(origin.eigenvalue.real), [-0.7667, 0.7667], atol=1e-4)
-    merged = sde.landscapes.get("example_19", circulation=0.79).fixed_points(
-        temperature=1.0
-    )  # beyond e^{−1/4}
+    merged = sde.landscapes.get("example_19", circulation=0.79).fixed_points(temperature=1.0)  # beyond e^{−1/4}
     assert merged.sizes["point"] == 1
 
 
@@ -142,9 +136,7 @@ def test_latex_follows_the_definition():
 def test_temperature_of_sgd():
     neuron = sde.landscapes.get("neuron")
     assert neuron.sgd_process(0.4, 4).temperature == pytest.approx(0.05)
-    assert neuron.sgd_process(0.4, 30, "without_replacement").temperature == pytest.approx(
-        0.4 / 60 * 120 / 149
-    )
+    assert neuron.sgd_process(0.4, 30, "without_replacement").temperature == pytest.approx(0.4 / 60 * 120 / 149)
 
 
 def test_processes_from_expressions_and_from_functions_agree():
@@ -168,9 +160,7 @@ IRIS = {"a": np.ones(4)}
 FAULTS = {
     "unknown symbol 'z'": lambda: sde.Landscape(("x",), "x*z"),
     "not symmetric": lambda: sde.Landscape(("x", "y"), "x", diffusion=[["1", "x"], ["0", "1"]]),
-    "indefinite: its smallest eigenvalue is -1": lambda: sde.Landscape(
-        ("x", "y"), "x", diffusion=[[1, 2], [2, 1]]
-    ),
+    "indefinite: its smallest eigenvalue is -1": lambda: sde.Landscape(("x", "y"), "x", diffusion=[[1, 2], [2, 1]]),
     "diffusion must be 2×2": lambda: sde.Landscape(("x", "y"), "x", diffusion=[[1]]),
     "circulation must have 2": lambda: sde.Landscape(("x", "y"), "x", circulation=["y"]),
     "'time' is reserved": lambda: sde.Landscape(("time",), "1"),
@@ -182,20 +172,16 @@ FAULTS = {
     "lower < upper": lambda: sde.Landscape("x", "x", domain=((1, 0),)),
     "domain names 'y'": lambda: sde.Landscape("x", "x", domain={"y": (0, 1)}),
     "domain must have one": lambda: sde.Landscape("x", "x", domain=((0, 1), (0, 1))),
-    "temperature must be a finite number > 0, got 0": lambda: sde.landscapes.get(
-        "double_well"
-    ).at_temperature(0),
-    "temperature must be a finite number > 0, got nan": lambda: sde.landscapes.get(
-        "double_well"
-    ).at_temperature(np.nan),
-    "learning_rate must be": lambda: sde.landscapes.get("neuron").sgd_process(-1, 1),
-    "batch_size must be a whole number from 1 to 150, got 151": lambda: sde.landscapes.get(
-        "neuron"
-    ).sgd_process(0.1, 151),
-    "no single temperature": lambda: sde.landscapes.get("neuron").sgd_process(0.1, 2, "reshuffling"),
-    "no noise and no temperature": lambda: sde.landscapes.get("neuron").sgd_process(
-        0.1, 150, "without_replacement"
+    "temperature must be a finite number > 0, got 0": lambda: sde.landscapes.get("double_well").at_temperature(0),
+    "temperature must be a finite number > 0, got nan": lambda: sde.landscapes.get("double_well").at_temperature(
+        np.nan
     ),
+    "learning_rate must be": lambda: sde.landscapes.get("neuron").sgd_process(-1, 1),
+    "batch_size must be a whole number from 1 to 150, got 151": lambda: sde.landscapes.get("neuron").sgd_process(
+        0.1, 151
+    ),
+    "no single temperature": lambda: sde.landscapes.get("neuron").sgd_process(0.1, 2, "reshuffling"),
+    "no noise and no temperature": lambda: sde.landscapes.get("neuron").sgd_process(0.1, 150, "without_replacement"),
     "did you mean 'neuron'": lambda: sde.landscapes.get("neurone"),
     "no parameter 'kapa' .did you mean 'kappa'": lambda: sde.landscapes.get("spiral", kapa=1),
     "x must have shape": lambda: sde.landscapes.get("neuron").loss([1.0, 2.0, 3.0]),
@@ -206,9 +192,7 @@ FAULTS = {
     "data must be a non-empty mapping": lambda: sde.FiniteSum("x", "x", {}),
     "'x' is declared twice": lambda: sde.FiniteSum("x", "x", {"x": [1, 2]}),
     "must both be": lambda: sde.Process(lambda x: x, [["1"]], 1.0, variables=("x",)),
-    "pass diffusion_divergence": lambda: sde.Process(
-        lambda x: (x,), lambda x: ((1,),), 1.0, variables=("x",)
-    ),
+    "pass diffusion_divergence": lambda: sde.Process(lambda x: (x,), lambda x: ((1,),), 1.0, variables=("x",)),
     "no finite domain": lambda: sde.Landscape("x", "x**2").critical_points(),
 }
 

@@ -37,7 +37,7 @@ def _normals(count, k0):
 
 
 def test_ten_million_normals():
-    """z-scores of moments 1–4, pairing, lag and tails; 10 of them at |z| < 5: false alarm 6e-6 if the seed were drawn."""
+    """z-scores of moments 1–4, pairing, lag and tails; 10 of them at |z| < 5: false alarm 6e-6."""
     x = _normals(5_000_000, 1)
     n, scores = len(x), {}
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):

@@ -29,26 +29,14 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 def page():
     field = xr.DataArray(np.random.default_rng(0).random((12, 10)), dims=("x", "y"),
                          coords={"x": np.arange(12.0), "y": np.arange(10.0)})  # fmt: skip
-    report = Report(HOSTILE, f"A lead with {HOSTILE}.\n\nAnd a second paragraph.").headline(
-        2.1e-5, "distance"
-    )
-    section = (
-        report.section(f"Densities {HOSTILE}")
-        .text("One.\n\nTwo & three.")
-        .verdict(True, f"It holds {HOSTILE}.")
-    )
-    section.figure(
-        figures.plot_densities({HOSTILE: field, "b": field, "c": field}), "Maps.", alt='Three "maps"'
-    )
-    section.table(
-        ["method", "steps", HOSTILE], [["sgd", 10**6, 0.5], [HOSTILE, 2, None]], "What was measured."
-    )
+    report = Report(HOSTILE, f"A lead with {HOSTILE}.\n\nAnd a second paragraph.").headline(2.1e-5, "distance")
+    section = report.section(f"Densities {HOSTILE}").text("One.\n\nTwo & three.").verdict(True, f"It holds {HOSTILE}.")
+    section.figure(figures.plot_densities({HOSTILE: field, "b": field, "c": field}), "Maps.", alt='Three "maps"')
+    section.table(["method", "steps", HOSTILE], [["sgd", 10**6, 0.5], [HOSTILE, 2, None]], "What was measured.")
     lines = report.section("Lines").formula(r"\rho \propto e^{-\Phi/T}", alt="rho")
     lines.figure(figures.plot_density(field.sum("y")).figure, "A marginal.", alt="A line")
     report.section("Last").verdict(False, "It fails.")
-    return report.html(
-        {"sde_sgd": "0.1.0", "git": "", "settings": json.dumps({"title": HOSTILE, "a": {"b": [1]}})}
-    )
+    return report.html({"sde_sgd": "0.1.0", "git": "", "settings": json.dumps({"title": HOSTILE, "a": {"b": [1]}})})
 
 
 class Elements(html.parser.HTMLParser):
@@ -155,9 +143,7 @@ class Browser:
 
     def call(self, method, session=None, **params):
         message = {"id": next(self._numbers), "method": method, "params": params}
-        os.write(
-            self._out, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
-        )
+        os.write(self._out, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
         return self._read(lambda answer: answer.get("id") == message["id"])["result"]
 
     def wait(self, event):

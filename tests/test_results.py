@@ -115,9 +115,7 @@ def test_provenance():
 
 
 def test_provenance_does_not_import_torch():
-    code = (
-        "import sys; from sde_sgd.results import provenance; provenance({}); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from sde_sgd.results import provenance; provenance({}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -210,9 +208,7 @@ def test_abandoned_partial_files_are_swept(tmp_path):
     with _files.replacing(run.folder / "mine.nc") as mine:  # its writer, this process, lives
         mine.write_bytes(b"")
         process, thread, serial = mine.name.removesuffix(".partial").rsplit("-", 3)[1:]
-        gone = subprocess.run(
-            [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-        )
+        gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
         orphan = mine.with_name(mine.name.replace(f"-{process}-", f"-{int(gone.stdout)}-"))
         elsewhere = run.folder / f"a.nc.other-host-{process}-{thread}-{serial}.partial"
         old = run.folder / "b.nc.other-host-1-1-1.partial"

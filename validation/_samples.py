@@ -92,6 +92,4 @@ def check_model(model: nn.Module, inputs: Tensor, probe: int = 8) -> None:
     # TF32 convolutions differ by 1e-3 between batch shapes; a layer that mixes samples differs by O(1).
     tolerance = torch.finfo(first.dtype).eps ** 0.25 * float(first.abs().max().clamp_min(1e-30))
     if first.shape != alone.shape or float((first - alone).abs().max()) > tolerance:
-        raise ValueError(
-            f"a sample's output depends on the other samples of its batch even in eval mode. {_REMEDY}"
-        )
+        raise ValueError(f"a sample's output depends on the other samples of its batch even in eval mode. {_REMEDY}")

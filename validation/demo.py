@@ -1,4 +1,4 @@
-"""The demo's chapter on torch: torchsde on the same process, a real module on the same samples, a first real network."""
+"""The demo's chapter on torch: torchsde on the same process, a module on the same samples, a first real network."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def _torchsde(study: Study, neuron, temperature: float) -> None:
         blocks = blocks_of(sampled)
         kept = measured(sampled, l1_distance(blocks, prediction.extrapolated))
         between = l1_distance(blocks, paths.density, paths.density_error)
-        return kept.assign(
-            to_paths=between.distance, to_paths_error=between.error, to_paths_floor=between.floor
-        )
+        return kept.assign(to_paths=between.distance, to_paths_error=between.error, to_paths_floor=between.floor)
 
     stage = study.stage("measurement", f"torchsde-{label}", compute)
     found = distance_of(stage)
@@ -120,9 +118,7 @@ def _module(study: Study, neuron) -> None:
             )
             gaps.append(np.abs(np.stack([run.w[0], run.c[0]], -1) - real).max())
             progress(i + 1, len(config["batch_sizes"]))
-        return xr.Dataset(
-            {"largest_difference": ("batch_size", gaps)}, coords={"batch_size": config["batch_sizes"]}
-        )
+        return xr.Dataset({"largest_difference": ("batch_size", gaps)}, coords={"batch_size": config["batch_sizes"]})
 
     stage = study.stage("diagnostics", "replay", compute)
     section = study.report.section("The same recursion in torch")
@@ -133,8 +129,7 @@ def _module(study: Study, neuron) -> None:
     )
     section.verdict(
         worst < 1e-12,
-        f"Largest difference of a weight over all steps and batch sizes: {worst:.1e} "
-        "(promised: below 1e-12).",
+        f"Largest difference of a weight over all steps and batch sizes: {worst:.1e} (promised: below 1e-12).",
     )
     section.table(
         ["batch size", "largest difference"],
@@ -152,10 +147,13 @@ def _digits(study: Study) -> None:
     section = study.report.section("A first real network")
     parameters, samples = int(stage.attrs["parameters"]), int(stage.attrs["samples"])
     section.text(
-        f"49–16–5 on scikit-learn's digits, pooled to 7×7, classes 0 to 4: {parameters} weights, {samples} training samples. "
-        "The exact spectrum of D from the Gram matrix of per-sample gradients, at three stages of training. The rank that "
+        f"49–16–5 on scikit-learn's digits, pooled to 7×7, classes 0 to 4: {parameters} weights, "
+        f"{samples} training samples. "
+        "The exact spectrum of D from the Gram matrix of per-sample gradients, at three stages of "
+        "training. The rank that "
         "the literature quotes counts eigenvalues above λ_max·d·ε, so it depends on the float type's ε by a factor of "
-        f"{float((stage.rank_float64 / stage.rank_float32).mean()):.0f} on one and the same spectrum; the participation ratio "
+        f"{float((stage.rank_float64 / stage.rank_float32).mean()):.0f} on one and the same spectrum; "
+        f"the participation ratio "
         "(tr D)²/tr D² does not."
     )
     rows = []
@@ -189,9 +187,7 @@ def _digits(study: Study) -> None:
         rows,
         "Gradients and spectra in float64.",
     )
-    spectra = {
-        f"epoch {int(stage.epoch[i])}": stage.eigenvalues[i].values for i in range(stage.sizes["stage"])
-    }
+    spectra = {f"epoch {int(stage.epoch[i])}": stage.eigenvalues[i].values for i in range(stage.sizes["stage"])}
     last = stage.isel(stage=-1)
     ax = plot_spectrum(
         spectra,

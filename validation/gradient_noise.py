@@ -180,9 +180,7 @@ class GradientNoise:
 
     def _matrix(self) -> Tensor:
         size = self.parameters
-        require_memory(
-            3 * 8 * size**2, f"the {size} × {size} matrix D", "use gram() or spectrum()", self.device
-        )
+        require_memory(3 * 8 * size**2, f"the {size} × {size} matrix D", "use gram() or spectrum()", self.device)
         scatter = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         for residuals, shift, weight in self._residuals():
             scatter.addmm_(residuals.T, residuals).addr_(shift, shift, alpha=weight)

@@ -67,14 +67,10 @@ def replay_sgd(
     if start.shape != (2,) or not np.isfinite(start).all():
         raise ValueError(f"start must be two finite weights (w, c); got {start}")
     if not learning_rate > 0 or not weight_decay >= 0:
-        raise ValueError(
-            f"learning_rate={learning_rate} must be positive, weight_decay={weight_decay} not negative"
-        )
+        raise ValueError(f"learning_rate={learning_rate} must be positive, weight_decay={weight_decay} not negative")
 
     model = Neuron(*start)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False)
     chosen = torch.from_numpy(indices.astype(np.int64))
     batches, labels = torch.from_numpy(x)[chosen], torch.from_numpy(y)[chosen]  # one gather, not one per step
     trajectory = np.empty((len(indices) + 1, 2))
@@ -86,7 +82,5 @@ def replay_sgd(
         trajectory[step] = model.w.item(), model.c.item()
     finite = np.isfinite(trajectory).all(axis=1)
     if not finite.all():
-        raise ValueError(
-            f"weights not finite after step {int(np.argmin(finite))}: lower learning_rate={learning_rate}"
-        )
+        raise ValueError(f"weights not finite after step {int(np.argmin(finite))}: lower learning_rate={learning_rate}")
     return trajectory

@@ -171,9 +171,7 @@ def torchsde_states(
         if not finite.all():
             save, path = (int(i) for i in (~finite).nonzero()[0])
             reached = done + save * stride
-            raise Diverged(
-                f"path {path} is not finite by step {reached}: lower step={step}", path=path, step=reached
-            )
+            raise Diverged(f"path {path} is not finite by step {reached}: lower step={step}", path=path, step=reached)
         done, segment, state = done + length, segment + 1, wrap(states[-1])
         if progress is not None:
             progress(done, steps)

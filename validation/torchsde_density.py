@@ -69,9 +69,7 @@ def simulate_torchsde(
         )
     histogram, last = BlockHistogram(grid, paths, blocks), None
     schedule = {"steps": steps, "paths": paths, "burn_in": burn_in, "every": every, "seed": seed}
-    for states in torchsde_states(
-        process, start, step=step, increments=increments, progress=progress, **schedule
-    ):
+    for states in torchsde_states(process, start, step=step, increments=increments, progress=progress, **schedule):
         histogram.add(states)
         last = states[-1]
     result = histogram.dataset(tuple(process.variables))

@@ -118,9 +118,7 @@ def train_sgd(
 
 def _check(count, labels, epochs, learning_rate, batch_size, sampling, recorded) -> None:
     if count == 0 or count != labels:
-        raise ValueError(
-            f"inputs hold {count} samples and targets {labels}: one target per input, at least 1"
-        )
+        raise ValueError(f"inputs hold {count} samples and targets {labels}: one target per input, at least 1")
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r}: choose one of {', '.join(SAMPLINGS)}")
     if not 1 <= batch_size <= count:

@@ -117,9 +117,7 @@ def is_field(figure: "Figure") -> bool:
     from matplotlib.collections import QuadMesh
     from matplotlib.contour import ContourSet
 
-    return any(
-        ax.images or any(isinstance(c, (QuadMesh, ContourSet)) for c in ax.collections) for ax in figure.axes
-    )
+    return any(ax.images or any(isinstance(c, (QuadMesh, ContourSet)) for c in ax.collections) for ax in figure.axes)
 
 
 def plane(field: Any, what: str) -> tuple[str, str, np.ndarray, np.ndarray, np.ndarray]:

@@ -47,9 +47,7 @@ def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = 
 
 
 @styled
-def plot_densities(
-    densities: "Mapping[str, xr.DataArray]", columns: int | None = None, log: bool = False
-) -> "Figure":
+def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None = None, log: bool = False) -> "Figure":
     """Several densities for comparison: maps side by side on one colour scale, or lines in one frame.
 
     `densities` maps titles to densities over the same variables. Titles are shown as they are written.
@@ -105,9 +103,7 @@ def _mesh(ax: "Axes", density: "xr.DataArray", scale: "Normalize"):
 def _line(ax: "Axes", density: "xr.DataArray", log: bool, label: str | None) -> None:
     name = density.dims[0]
     values = np.asarray(density, float)
-    ax.plot(
-        np.asarray(density[name], float), np.where(values > 0, values, np.nan) if log else values, label=label
-    )
+    ax.plot(np.asarray(density[name], float), np.where(values > 0, values, np.nan) if log else values, label=label)
     ax.set(xlabel=name, ylabel="density")
     if log:
         ax.set_yscale("log")

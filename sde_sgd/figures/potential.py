@@ -37,12 +37,8 @@ def plot_potential_against_loss(
     `point`; `modes` (of the density) the same without `kind`. Raises ValueError if the grids differ.
     """
     x_name, y_name, x, y, potential = plane(decomposition["potential"], "the potential")
-    if loss.dims != (x_name, y_name) or not (
-        np.array_equal(loss[x_name], x) and np.array_equal(loss[y_name], y)
-    ):
-        raise ValueError(
-            "potential and loss must lie on the same grid; evaluate the loss on the potential's grid"
-        )
+    if loss.dims != (x_name, y_name) or not (np.array_equal(loss[x_name], x) and np.array_equal(loss[y_name], y)):
+        raise ValueError("potential and loss must lie on the same grid; evaluate the loss on the potential's grid")
     temperature = float(decomposition.attrs["temperature"])
     potential = potential - np.nanmin(potential)
     difference = potential - (loss.to_numpy() - np.nanmin(loss.to_numpy()))
@@ -63,9 +59,7 @@ def plot_potential_against_loss(
     colour_bar(ax.figure, ax, mesh, "potential − loss", extend="both")
     frame(ax, (x_name, y_name), x, y)
     if mark_points(ax, (x_name, y_name), critical_points, modes):
-        ax.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.3
-        )
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.3)
     return ax
 
 
@@ -92,9 +86,7 @@ def mark_points(
     return drawn
 
 
-def _scatter(
-    ax: "Axes", names: tuple[str, str], points: Any, marker: str, fill: str, size: float, label: str
-) -> bool:
+def _scatter(ax: "Axes", names: tuple[str, str], points: Any, marker: str, fill: str, size: float, label: str) -> bool:
     x, y = (points[name].to_numpy() for name in names)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     inside = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)

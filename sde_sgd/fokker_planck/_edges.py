@@ -149,8 +149,7 @@ def _pairs(grid: Grid, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tails.append(i[inside])
         heads.append(j[inside] % cells)
     return tuple(
-        np.ravel_multi_index(tuple(np.meshgrid(*ends, indexing="ij")), grid.shape).ravel()
-        for ends in (tails, heads)
+        np.ravel_multi_index(tuple(np.meshgrid(*ends, indexing="ij")), grid.shape).ravel() for ends in (tails, heads)
     )  # type: ignore[return-value]
 
 
@@ -215,9 +214,7 @@ def _leaks(process, grid: Grid, diffusion, added, weight, offset, centers) -> tu
                 share = np.minimum(share, s)
             c = np.flatnonzero(absorbed & (weight[:, slot] > 0.0))
             s, delta = share[c], e[c] * grid.spacing
-            peclet = _drop(
-                process, grid, centers[c], s[:, None] * delta, diffusion[c], diffusion[c], added[c]
-            )
+            peclet = _drop(process, grid, centers[c], s[:, None] * delta, diffusion[c], diffusion[c], added[c])
             rate = process.temperature * weight[c, slot] / s * bernoulli(-peclet)
             leak[c] += rate
             moment[c] += rate[:, None] * delta

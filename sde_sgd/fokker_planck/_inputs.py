@@ -33,13 +33,9 @@ def check_domain(process, grid: Grid) -> None:
     """The grid must have the process's dimension, its periodic axes, and lie in its domain."""
     names = tuple(process.variables)
     if grid.dim != process.dim:
-        raise ValueError(
-            f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes"
-        )
+        raise ValueError(f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes")
     if grid.dim == 3:
-        raise ValueError(
-            "densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable"
-        )
+        raise ValueError("densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable")
     temperature = process.temperature
     if not (isinstance(temperature, int | float) and 0.0 < temperature < np.inf):
         raise ValueError(f"temperature is {temperature}; the density needs a constant T > 0")
@@ -54,13 +50,9 @@ def check_domain(process, grid: Grid) -> None:
             )
         slack = 1e-12 * (b - a)
         if wraps and abs((b - a) - (high - low)) > slack:
-            raise ValueError(
-                f"{name} has period {high - low}, but the grid spans [{a}, {b}]; span one period"
-            )
+            raise ValueError(f"{name} has period {high - low}, but the grid spans [{a}, {b}]; span one period")
         if not wraps and (a < low - slack or b > high + slack):
-            raise ValueError(
-                f"the grid spans [{a}, {b}] in {name}, outside the process's domain [{low}, {high}]"
-            )
+            raise ValueError(f"the grid spans [{a}, {b}] in {name}, outside the process's domain [{low}, {high}]")
 
 
 def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
@@ -81,9 +73,7 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
             f"at {tuple(x[i].tolist())}; D is a covariance: check signs and the domain"
         )
     if not size.max() > 0.0:
-        raise ValueError(
-            "diffusion is zero on the whole grid: without noise there is no density to solve for"
-        )
+        raise ValueError("diffusion is zero on the whole grid: without noise there is no density to solve for")
     return d
 
 

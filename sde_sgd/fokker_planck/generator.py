@@ -224,33 +224,25 @@ class FokkerPlanck:
     def _values(self, density: xr.DataArray | np.ndarray) -> np.ndarray:
         if isinstance(density, xr.DataArray):
             if set(density.dims) != set(self.process.variables):
-                raise ValueError(
-                    f"density has dimensions {density.dims}, expected {tuple(self.process.variables)}"
-                )
+                raise ValueError(f"density has dimensions {density.dims}, expected {tuple(self.process.variables)}")
             density = density.transpose(*self.process.variables).values
         values = np.asarray(density, dtype=float)
         if values.shape != self.grid.shape:
-            raise ValueError(
-                f"density has shape {values.shape}, the grid {self.grid.shape}; give one value per cell"
-            )
+            raise ValueError(f"density has shape {values.shape}, the grid {self.grid.shape}; give one value per cell")
         if not np.isfinite(values).all():
             raise ValueError(f"density is not finite in {int((~np.isfinite(values)).sum())} cells")
         return values.ravel()
 
     def __repr__(self) -> str:
         cells = " × ".join(map(str, self.grid.shape))
-        return (
-            f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self.edges.tail.size} edges)"
-        )
+        return f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self.edges.tail.size} edges)"
 
 
 def edge_average(fp: FokkerPlanck, flux: np.ndarray) -> np.ndarray:
     """½ Σ_{edges at x} flux·δ, (cells, d): the vector field whose components along edges are the fluxes."""
     edges, n = fp.edges, fp.grid.size
     steps = edges.offset * fp.grid.spacing
-    return np.stack(
-        [0.5 * _gather(edges, n, flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1
-    )
+    return np.stack([0.5 * _gather(edges, n, flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1)
 
 
 def _gather(edges: _edges.Edges, cells: int, at_tail: np.ndarray, at_head: np.ndarray) -> np.ndarray:

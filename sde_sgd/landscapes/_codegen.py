@@ -39,9 +39,7 @@ class _LanePrinter(PythonCodePrinter):
     def _print_Function(self, expr):
         return f"{_LANE_FUNCTIONS[type(expr).__name__]}({self._print(expr.args[0])})"
 
-    _print_exp = _print_log = _print_tanh = _print_sin = _print_cos = _print_sinh = _print_cosh = (
-        _print_Function
-    )
+    _print_exp = _print_log = _print_tanh = _print_sin = _print_cos = _print_sinh = _print_cosh = _print_Function
     _print_tan = _print_atan = _print_erf = _print_erfc = _print_Abs = _print_sign = _print_Function
 
     def _print_Integer(self, expr):
@@ -64,11 +62,7 @@ class _LanePrinter(PythonCodePrinter):
         text = f"({self._print(base)})"
         if exponent.is_Integer:
             # A literal integer exponent is expanded by Numba into multiplications.
-            return (
-                text
-                if exponent == 1
-                else (f"(1.0/{text})" if exponent == -1 else f"({text}**{int(exponent)})")
-            )
+            return text if exponent == 1 else (f"(1.0/{text})" if exponent == -1 else f"({text}**{int(exponent)})")
         if exponent.is_Rational and exponent.q == 2:
             whole = (exponent.p - 1) // 2
             root = f"math.sqrt{text}"
@@ -89,9 +83,7 @@ def canonical(
     return table
 
 
-def straight_line(
-    outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], prefix: str = "t"
-) -> list[str]:
+def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], prefix: str = "t") -> list[str]:
     """Assignments `name = expression`, intermediate results first, as lines of scalar Python.
 
     `names` comes from `canonical`; `prefix` keeps the intermediates of two fragments apart.

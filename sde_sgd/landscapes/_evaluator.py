@@ -44,9 +44,7 @@ class Field:
         stacked = self._namespace.stack(values, -1)
         return stacked.reshape(*stacked.shape[:-1], *shape)
 
-    def values(
-        self, name: str, columns: Sequence, temperature: float | None = None
-    ) -> tuple[list, tuple[int, ...]]:
+    def values(self, name: str, columns: Sequence, temperature: float | None = None) -> tuple[list, tuple[int, ...]]:
         """One array per expression of the group, and the group's shape."""
         if name not in self._compiled:
             expressions, shape = self._groups(name)

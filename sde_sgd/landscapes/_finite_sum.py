@@ -32,25 +32,15 @@ class FiniteSum(Landscape):
     symbolic Hessian per sample makes hundreds of weights slow. Chaudhari & Soatto (2018), eq. (3), and Lemma 2.
     """
 
-    def __init__(
-        self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None
-    ):
+    def __init__(self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None):
         self._set_symbols(variables, parameters, domain, name)
         if not isinstance(data, Mapping) or not data:
-            raise ValueError(
-                "data must be a non-empty mapping from a data symbol's name to its array of shape (N,)"
-            )
+            raise ValueError("data must be a non-empty mapping from a data symbol's name to its array of shape (N,)")
         self.data: dict[str, np.ndarray] = {}
         for key, values in data.items():
             word = getattr(key, "name", key)
-            if (
-                not isinstance(word, str)
-                or not word.isidentifier()
-                or word in {*RESERVED, *FUNCTIONS, *CONSTANTS}
-            ):
-                raise ValueError(
-                    f"data symbol {word!r} is not a free name; use letters, digits and underscores"
-                )
+            if not isinstance(word, str) or not word.isidentifier() or word in {*RESERVED, *FUNCTIONS, *CONSTANTS}:
+                raise ValueError(f"data symbol {word!r} is not a free name; use letters, digits and underscores")
             if word in self._symbols:
                 raise ValueError(f"{word!r} is declared twice; every name stands for one thing")
             array = np.ascontiguousarray(_checks.finite_array(f"data[{word!r}]", values))
@@ -101,12 +91,8 @@ class FiniteSum(Landscape):
 
     def _build_evaluator(self, namespace) -> SampleEvaluator:
         parameters = self._parameter_symbols()
-        samples = Field(
-            namespace, [*self.symbols, *self._data_symbols.values()], parameters, self._sample_group
-        )
-        return SampleEvaluator(
-            namespace, Field(namespace, self.symbols, parameters, self._group), self.data, samples
-        )
+        samples = Field(namespace, [*self.symbols, *self._data_symbols.values()], parameters, self._sample_group)
+        return SampleEvaluator(namespace, Field(namespace, self.symbols, parameters, self._group), self.data, samples)
 
     def sample_gradients(self, x) -> np.ndarray:
         """g_k(x) of every sample: (..., d) → (..., N, d)."""
@@ -124,9 +110,7 @@ class FiniteSum(Landscape):
         """
         learning_rate = _checks.positive("learning_rate", learning_rate)
         sampling = _checks.choice("sampling", sampling, SAMPLING)
-        batch_size = _checks.whole(
-            "batch_size", batch_size, 1, self.samples, f"the data has {self.samples} samples"
-        )
+        batch_size = _checks.whole("batch_size", batch_size, 1, self.samples, f"the data has {self.samples} samples")
         if sampling == "reshuffling":
             raise ValueError(
                 "epoch reshuffling has no single temperature: its gradient noise is anti-correlated over "

@@ -65,9 +65,7 @@ class Landscape:
                 raise ValueError(
                     f"circulation must have {self.dim} components, one per variable, got {len(circulation)}"
                 )
-            self._circulation = [
-                parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)
-            ]
+            self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)]
         self._potential = None if potential is None else parse(potential, with_temperature, "potential")
         self._check_constant_diffusion()
 
@@ -87,16 +85,13 @@ class Landscape:
                     raise ValueError(f"{kind} {word!r} is not a name; use letters, digits and underscores")
                 if word in RESERVED or word in FUNCTIONS or word in CONSTANTS:
                     raise ValueError(
-                        f"{kind} name {word!r} is reserved; reserved: "
-                        f"{', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}"
+                        f"{kind} name {word!r} is reserved; reserved: {', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}"
                     )
         doubled = {n for n in names if names.count(n) > 1} | (set(names) & set(parameters))
         if doubled:
             raise ValueError(f"{sorted(doubled)[0]!r} is declared twice; every name stands for one thing")
         self.variables = tuple(names)
-        self.parameters = {
-            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()
-        }
+        self.parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()}
         self.domain = Domain.parse(domain, self.variables)
         self.name = name or type(self).__name__.lower()
         self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *parameters)}
@@ -106,11 +101,7 @@ class Landscape:
         return dict(self._symbols)
 
     def _matrix(self, diffusion, known) -> sp.Matrix:
-        rows = (
-            diffusion.tolist()
-            if isinstance(diffusion, sp.MatrixBase | np.ndarray)
-            else [list(r) for r in diffusion]
-        )
+        rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else [list(r) for r in diffusion]
         if len(rows) != self.dim or any(len(r) != self.dim for r in rows):
             raise ValueError(
                 f"diffusion must be {self.dim}×{self.dim}, one row per variable; got rows of length "
@@ -208,8 +199,7 @@ class Landscape:
                 return list(self._diffusion), (d, d)
             case "diffusion_divergence":
                 return [
-                    sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0))
-                    for i in range(d)
+                    sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0)) for i in range(d)
                 ], (d,)
             case "drift":
                 return [c - g for g, c in zip(gradient, self._circulation or [sp.Integer(0)] * d)], (d,)
@@ -233,8 +223,7 @@ class Landscape:
         x = np.asarray(x, dtype=np.float64)
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(
-                f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, "
-                f"got {x.shape}"
+                f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, got {x.shape}"
             )
         return x
 
@@ -293,9 +282,7 @@ class Landscape:
             extra={"loss": self.loss},
         )
 
-    def fixed_points(
-        self, box: Sequence[tuple[float, float]] | None = None, temperature: float | None = None
-    ):
+    def fixed_points(self, box: Sequence[tuple[float, float]] | None = None, temperature: float | None = None):
         """All x in the box with b(x) = 0, as `critical_points`, with the eigenvalues of ∂b/∂x (complex allowed).
 
         `kind` ∈ stable, saddle, unstable, degenerate: by the real parts.
@@ -313,9 +300,7 @@ class Landscape:
     def _box(self, box) -> tuple[np.ndarray, np.ndarray]:
         domain = self.domain if box is None else Domain.parse(box, self.variables)
         if not np.isfinite(domain.upper - domain.lower).all():
-            raise ValueError(
-                f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable"
-            )
+            raise ValueError(f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable")
         return domain.lower, domain.upper
 
     def at_temperature(self, temperature: float):

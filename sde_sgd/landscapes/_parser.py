@@ -82,9 +82,7 @@ def parse(source, symbols: Mapping[str, sp.Symbol], what: str = "expression") ->
     elif isinstance(source, int | float) and not isinstance(source, bool):
         expression = _number(source, what, repr(source))
     else:
-        raise ValueError(
-            f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}"
-        )
+        raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
         raise ValueError(f"{what}: {str(source)[:80]!r} is not a finite real expression")
     return expression
@@ -181,7 +179,5 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
                 return FUNCTIONS[name](self.visit(argument, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
-                raise self.refuse(
-                    f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}"
-                )
+                raise self.refuse(f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}")
         raise self.refuse(f"{type(node).__name__} is not allowed")

@@ -25,9 +25,7 @@ def stationary_points(
     lower, upper = box
     dim = len(variables)
     if dim not in STARTS:
-        raise ValueError(
-            f"a lattice search needs 1 to 3 variables, got {dim}; start a Newton iteration of your own"
-        )
+        raise ValueError(f"a lattice search needs 1 to 3 variables, got {dim}; start a Newton iteration of your own")
     axes = [np.linspace(a, b, STARTS[dim]) for a, b in zip(lower, upper)]
     x = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dim)
     with np.errstate(all="ignore"):
@@ -60,9 +58,7 @@ def _newton(field: Callable, jacobian: Callable, x: np.ndarray) -> np.ndarray:
         move[live] = -np.linalg.solve(normal[live] + shift[live] * np.eye(x.shape[-1]), right[live])[..., 0]
         factor = np.ones(len(x))
         for _ in range(12):
-            worse = ~(
-                np.linalg.norm(field(x + factor[:, None] * move), axis=-1) <= (1 - 1e-4 * factor) * size
-            )
+            worse = ~(np.linalg.norm(field(x + factor[:, None] * move), axis=-1) <= (1 - 1e-4 * factor) * size)
             if not worse.any():
                 break
             factor[worse] /= 2

@@ -4,6 +4,7 @@ Results cannot depend on threads, chunks or on what is saved: a path's numbers d
 every chunk runs all its lanes, and what threads add up are integers.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -87,7 +88,7 @@ def run(
     progress: Callable[[int, int], None] | None,
     what: str = "path",
 ) -> Ensemble:
-    """Advance all paths; raise Diverged naming the first path that left and its step.
+    """Advance all paths; raise Diverged naming the path that left first and its step.
 
     `arguments` are the kernel's own, after the common ones (see `_generate`).
     """
@@ -150,18 +151,17 @@ def run(
         while done < steps:
             count = min(count, steps - done)
             first_row = 0 if every is None else done // every
-            list(pool.map(lambda t, n=count, r=first_row: advance(t, done, n, r), tasks))
-            # The first path that left is the same whatever the threads: each task stops at its own first chunk.
-            for task in tasks:
-                if task.failure[0] >= 0:
-                    path, step = int(task.failure[0]), int(task.failure[1])
-                    raise Diverged(
-                        f"{what} {path} diverged at step {step}: a coordinate became NaN or exceeded 1e100. "
-                        "Take a smaller step or learning rate; NaN also comes from a loss undefined there "
-                        "or a D that is not positive semi-definite",
-                        path=path,
-                        step=step,
-                    )
+            list(pool.map(lambda t, k=done, n=count, r=first_row: advance(t, k, n, r), tasks))
+            left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
+            if left:
+                step, path = min(left)
+                raise Diverged(
+                    f"{what} {path} diverged at step {step}: a coordinate became NaN or exceeded 1e100. "
+                    "Take a smaller step or learning rate; NaN also comes from a loss undefined there "
+                    "or a D that is not positive semi-definite",
+                    path=path,
+                    step=step,
+                )
             done += count
             if progress is not None:
                 progress(done, steps)
@@ -188,7 +188,7 @@ def _split(chunks: int, threads: int, paths: int, blocks: int, cells: int) -> li
     """Contiguous ranges of chunks, one per thread, each with its own counters for the blocks it touches."""
     edges = np.linspace(0, chunks, min(threads, chunks) + 1).astype(int)
     tasks = []
-    for first, last in zip(edges[:-1], edges[1:]):
+    for first, last in itertools.pairwise(edges):
         low = first * LANES * blocks // paths
         high = (min(last * LANES, paths) - 1) * blocks // paths
         tasks.append(

@@ -11,7 +11,7 @@ import numpy as np
 
 from sde_sgd.landscapes._lanes import LaneCode
 
-from ._kernel_cache import fragment
+from ._kernel_cache import HEADER, fragment
 from ._scheme import Scheme
 
 LANES = 64
@@ -46,9 +46,7 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
         model = list(lane.lines)
     noise = _constant_noise(lane) if lane.constant_diffusion is not None else _cholesky_noise(d)
     update = [f"y{i} = {scheme.update(i)}" for i in range(d)]
-    update += [
-        f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]
-    ]
+    update += [f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]]
     body += _lane_loop([*point, *model, *noise, *update, *(f"X{i}[j] = y{i}" for i in range(d))])
     setup = ["root = math.sqrt(2.0 * T * h)"]
     setup += [f"sigma{i}{j} = sigma[{i}, {j}]" for i in range(d) for j in range(i + 1)]
@@ -59,9 +57,7 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
 def sgd_source(lane: LaneCode) -> str:
     """Kernel of `sgd`. Extra arguments: rate, batch, draws, weight, other (weights of the two halves), data…"""
     d = lane.dim
-    rows = _Rows(
-        [f"X{i}" for i in range(d)] + [f"G{i}" for i in range(d)] + [f"A{k}" for k in range(len(lane.data))]
-    )
+    rows = _Rows([f"X{i}" for i in range(d)] + [f"G{i}" for i in range(d)] + [f"A{k}" for k in range(len(lane.data))])
     gather = [f"A{k}[j] = data{k}[picks[which, j]]" for k in range(len(lane.data))]
     gradient = [f"x{i} = X{i}[j]" for i in range(d)] + [f"a{k} = A{k}[j]" for k in range(len(lane.data))]
     gradient += [*lane.lines, *(f"G{i}[j] += w * g{i}" for i in range(d))]
@@ -169,15 +165,24 @@ def _module(lane: LaneCode, rows: _Rows, extra: str, setup: Sequence[str], body:
     store = [f"state[{i}, base + j] = X{i}[j]" for i in range(d)]
     escaped = " or ".join(f"not (math.fabs(X{i}[j]) < {BOUND!r})" for i in range(d))
     counted = " + ".join(f"np.int64(not (math.fabs(X{i}[j]) < {BOUND!r}))" for i in range(d))
+    # A chunk stops at its own first divergence; the earliest step, then the lowest path, is what is reported: the
+    # same whatever the threads and however a run is cut into segments.
     divergence = [
         "escaped = 0",
         *_lane_loop([f"escaped += {counted}"]),
         "if escaped > 0:",
         *_indent(
             [
+                "lane = -1",
                 "for j in range(live):",
+                *_indent([f"if lane < 0 and ({escaped}):", *_indent(["lane = j"])]),
+                "if lane >= 0:",
                 *_indent(
-                    [f"if {escaped}:", *_indent(["failure[0] = base + j", "failure[1] = step + 1", "return"])]
+                    [
+                        "if failure[1] < 0 or step + 1 < failure[1]:",
+                        *_indent(["failure[0] = base + lane", "failure[1] = step + 1"]),
+                        "break",
+                    ]
                 ),
             ]
         ),
@@ -209,7 +214,7 @@ def _module(lane: LaneCode, rows: _Rows, extra: str, setup: Sequence[str], body:
     ]
     return "\n".join(
         [
-            "# Generated; named by a hash of its own text.",
+            HEADER,
             fragment("_philox"),
             fragment("_lane_math"),
             "",

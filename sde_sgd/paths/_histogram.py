@@ -70,9 +70,7 @@ def density_dataset(
     Each block is normalised by all of its samples, those outside the grid included, so that mass is not invented.
     """
     dims = tuple(f"{v}{suffix}" for v in variables)
-    share = (counts.sum(axis=tuple(range(1, counts.ndim))) + outside / len(counts)).reshape(
-        -1, *[1] * grid.dim
-    )
+    share = (counts.sum(axis=tuple(range(1, counts.ndim))) + outside / len(counts)).reshape(-1, *[1] * grid.dim)
     blocks = counts / share / grid.cell_volume
     total = counts.sum() + outside
     density = counts.sum(axis=0) / total / grid.cell_volume

@@ -15,6 +15,13 @@ import llvmlite
 import numba
 import numpy as np
 
+HEADER = """# Generated; named by a hash of its own text.
+import math
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+"""
 _MARKER = "# -- fragment --\n"
 _loaded: dict[str, ModuleType] = {}
 _lock = threading.Lock()

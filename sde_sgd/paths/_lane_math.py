@@ -3,16 +3,17 @@
 Measured against mpmath in the tests: a few units in the last place. Trigonometric arguments are reduced by a
 three-part π/2, exact to |x| ≈ 1e6; beyond, the absolute error grows like |x| · 1e-22.
 
-The text below the marker is pasted into generated kernel modules, after `_philox`.
+The text below the marker is pasted into generated kernel modules, after that of `_philox`.
 """
 
-# -- fragment --
 import math
 
 import numpy as np
 from numba import njit
 
-from ._philox import _MANTISSA, _ONE, _U1, _bits, _float, _minus_log, _sin_cos_quarter  # noqa: F401
+from ._philox import _float, _minus_log, _sin_cos_quarter
+
+# -- fragment --
 
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})

@@ -4,15 +4,16 @@ A number is a function of (key, counter) alone, so any path can be replayed, ref
 on threads or on how many paths run (Salmon, Moraes, Dror & Shaw 2011). 32-bit words travel in 64-bit registers and
 every function is branch-free polynomial arithmetic without libm, so that LLVM vectorises the loop around it.
 
-The text below the marker is pasted into generated kernel modules: it may use only numpy, math and numba.
+The text below the marker is pasted into generated kernel modules: it may use only the names imported here.
 """
 
-# -- fragment --
 import math
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
+
+# -- fragment --
 
 _U32, _U12, _U2, _U62 = np.uint64(32), np.uint64(12), np.uint64(2), np.uint64(62)
 _LOW = np.uint64(0xFFFFFFFF)

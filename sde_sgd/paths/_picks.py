@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ._kernel_cache import fragment, load
+from ._kernel_cache import HEADER, fragment, load
 
-_SOURCE = f"""# Generated; named by a hash of its own text.
+_SOURCE = f"""{HEADER}
 {fragment("_philox")}
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -56,9 +56,7 @@ def simulate(
     step = _checks.positive("step", step)
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
     paths = _checks.whole("paths", paths, 1)
-    chosen = SCHEMES[
-        "euler_maruyama" if scheme == "auto" else _checks.choice("scheme", scheme, ["auto", *SCHEMES])
-    ]
+    chosen = SCHEMES["euler_maruyama" if scheme == "auto" else _checks.choice("scheme", scheme, ["auto", *SCHEMES])]
     if save_every is not None:
         _checks.whole("save_every", save_every, 1, steps)
     if observables is not None:
@@ -160,9 +158,7 @@ def dataset(
         result = result.assign_coords(time=count * clock, step=("time", count))
     if histogram is not None and ensemble.counts is not None:
         inside = ensemble.counts[:, :-1].reshape(-1, *histogram.grid.shape)
-        density = density_dataset(
-            inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin"
-        )
+        density = density_dataset(inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin")
         result = result.merge(density)
         settings = settings | {"burn_in": histogram.burn_in, "every": histogram.every} | density.attrs
     settings = settings | {member + "s": len(start)}

@@ -30,9 +30,7 @@ def _through_faces(tail, offset, flux, cells0, cells1):
     return fx, fy
 
 
-def stream_function(
-    tail: np.ndarray, offset: np.ndarray, flux: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
+def stream_function(tail: np.ndarray, offset: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """ψ at the cell centres with J = (∂_yψ, −∂_xψ) and ψ = 0 on the walls: face fluxes are differences of ψ.
 
     `flux` is the mass per time along each edge; its divergence must vanish in every cell. A vertex can be

@@ -73,20 +73,14 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
     if grid.dim == 1:
         attrs["q"] = "left out: in one dimension an antisymmetric Q is zero"
     elif any(grid.periodic):
-        attrs["q"] = (
-            "left out: on a periodic axis the current has a harmonic part that no stream function holds"
-        )
+        attrs["q"] = "left out: on a periodic axis the current has a harmonic part that no stream function holds"
     else:
-        psi = stream_function(
-            edges.tail, edges.offset, flux * grid.cell_volume, (grid.shape[0], grid.shape[1])
-        )
+        psi = stream_function(edges.tail, edges.offset, flux * grid.cell_volume, (grid.shape[0], grid.shape[1]))
         density = np.exp(log_density.values)
         usable = density >= np.finfo(float).tiny  # below, a subnormal has lost its digits
         with np.errstate(divide="ignore", invalid="ignore"):
             q = np.where(usable, psi / (temperature * density), np.nan)
-        attrs["q"] = (
-            f"psi/(T rho), psi = 0 on the walls; NaN in {int((~usable).sum())} cells where rho underflows"
-        )
+        attrs["q"] = f"psi/(T rho), psi = 0 on the walls; NaN in {int((~usable).sum())} cells where rho underflows"
         result["stream_function"] = field(psi, "stream_function")
         result["q"] = field(q, "q")
     return xr.Dataset(result, attrs=attrs)
@@ -100,6 +94,4 @@ def _edge_flux(conductance: np.ndarray, peclet: np.ndarray, rise: np.ndarray, me
     size, z = np.abs(peclet), 0.5 * (peclet - rise)
     with np.errstate(invalid="ignore"):
         bend = np.where(size > 0.0, size / -np.expm1(-size), 1.0)
-    return (
-        conductance * bend * np.sign(z) * -np.expm1(-2.0 * np.abs(z)) * np.exp(np.abs(z) - 0.5 * size + mean)
-    )
+    return conductance * bend * np.sign(z) * -np.expm1(-2.0 * np.abs(z)) * np.exp(np.abs(z) - 0.5 * size + mean)

@@ -52,9 +52,7 @@ def covariance(gradients):
 
 
 @pytest.mark.parametrize("build", [linear_net, conv_net])
-@pytest.mark.parametrize(
-    "samples", [12, 200]
-)  # fewer and more samples than weights: both roads to the spectrum
+@pytest.mark.parametrize("samples", [12, 200])  # fewer and more samples than weights: both roads to the spectrum
 def test_matches_the_dense_matrix_of_a_loop(build, samples):
     model, (inputs, targets) = build(), problem(samples)
     gradients = looped_gradients(model, inputs, targets)
@@ -103,9 +101,7 @@ def test_regression_loss_without_reduction_and_parameter_order():
     model = nn.Linear(6, 1, dtype=torch.float64)
     inputs, targets = problem(15)
     targets = targets[:, None].double()
-    noise = GradientNoise(
-        model, lambda output, target: (output - target).square().sum(dim=1) / 2, (inputs, targets)
-    )
+    noise = GradientNoise(model, lambda output, target: (output - target).square().sum(dim=1) / 2, (inputs, targets))
     residual = (model(inputs) - targets).detach().numpy()
     expected = np.hstack([residual * inputs.numpy(), residual])  # weight, then bias: parameters_to_vector
     assert expected.shape[1] == len(parameters_to_vector(model.parameters()))
@@ -126,9 +122,7 @@ def test_frozen_parameters_are_constants_and_the_model_is_copied():
 
 def test_float32_gradients_are_stated_and_close():
     exact = GradientNoise(linear_net(), nn.CrossEntropyLoss(), problem(60)).ranks()
-    single = GradientNoise(
-        linear_net(torch.float32), nn.CrossEntropyLoss(), problem(60, torch.float32)
-    ).ranks()
+    single = GradientNoise(linear_net(torch.float32), nn.CrossEntropyLoss(), problem(60, torch.float32)).ranks()
     assert (exact["gradient_dtype"], single["gradient_dtype"]) == ("float64", "float32")
     assert single["participation_ratio"] == pytest.approx(exact["participation_ratio"], rel=1e-5)
 
@@ -246,9 +240,7 @@ def test_nan_in_a_gradient_names_parameter_and_sample():
     inputs, _ = problem(10)
     targets = model(inputs).detach()
     targets[:7] += 1.0  # √0 has no derivative from sample 7 on
-    noise = GradientNoise(
-        model, lambda output, target: (output - target).square().sum().sqrt(), (inputs, targets)
-    )
+    noise = GradientNoise(model, lambda output, target: (output - target).square().sum().sqrt(), (inputs, targets))
     with pytest.raises(ValueError, match="'weight': not finite at sample 7"):
         noise.spectrum()
 

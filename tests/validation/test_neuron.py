@@ -29,9 +29,7 @@ def test_gradients_and_diffusion_are_the_finite_sums(neuron, point):
     # Weight decay is the same for every sample: it shifts the gradient and leaves D alone.
     np.testing.assert_allclose(gradients.mean(axis=0) + decay * theta, neuron.gradient(theta), atol=1e-12)
     np.testing.assert_allclose(noise.matrix(), neuron.diffusion(theta), atol=1e-12)
-    np.testing.assert_allclose(
-        noise.spectrum()[::-1], np.linalg.eigvalsh(neuron.diffusion(theta)), atol=1e-12
-    )
+    np.testing.assert_allclose(noise.spectrum()[::-1], np.linalg.eigvalsh(neuron.diffusion(theta)), atol=1e-12)
     loss = half_square(model(x), y).item() / len(x) + decay / 2 * theta @ theta
     assert loss == pytest.approx(float(neuron.loss(theta)), abs=1e-12)
 

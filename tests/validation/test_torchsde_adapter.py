@@ -47,9 +47,7 @@ def test_same_increments_give_the_same_path(process):
     increments = given(step, steps, paths)
     expected = euler(process, [0.5, -0.2], step, increments)
     states = np.concatenate(
-        list(
-            torchsde_states(process, [0.5, -0.2], step=step, steps=steps, paths=paths, increments=increments)
-        )
+        list(torchsde_states(process, [0.5, -0.2], step=step, steps=steps, paths=paths, increments=increments))
     )
     np.testing.assert_allclose(states, expected, atol=1e-12)
     # The twin that must differ: the same noise at twice the temperature.
@@ -83,9 +81,7 @@ def test_a_segment_takes_no_extra_step(step):
     """0.1 summed ten times is not 1: save times must be the solver's own sums."""
     process = ornstein_uhlenbeck()
     increments = given(step, 300, 2, seed=2)
-    *_, last = torchsde_states(
-        process, [1.0, 1.0], step=step, steps=300, paths=2, every=3, increments=increments
-    )
+    *_, last = torchsde_states(process, [1.0, 1.0], step=step, steps=300, paths=2, every=3, increments=increments)
     np.testing.assert_allclose(last[-1], euler(process, [1.0, 1.0], step, increments)[-1], atol=1e-12)
 
 
@@ -139,9 +135,7 @@ def test_histogram_moments_and_bookkeeping():
     threshold = student.isf(5e-7, blocks - 1)
     for axis, name in enumerate(("x", "y")):
         # Sheppard: a cell of width h adds h²/12 to the second moment of its centre.
-        moments = (per_block * result[name] ** 2).sum(("x", "y")) * grid.cell_volume + grid.spacing[
-            axis
-        ] ** 2 / 12
+        moments = (per_block * result[name] ** 2).sum(("x", "y")) * grid.cell_volume + grid.spacing[axis] ** 2 / 12
         error = float(moments.std(ddof=1)) / np.sqrt(blocks)
         assert abs(float(moments.mean()) - exact[axis, axis]) < threshold * error
         assert error < 0.05 * exact[axis, axis]  # the test can tell a 50 % error
@@ -217,9 +211,7 @@ def test_drift_and_factor_are_those_of_the_process():
     points = np.random.default_rng(1).normal(size=(50, 2))
     drift, factor = TorchSDE(process).f_and_g(torch.tensor(0.0), torch.from_numpy(points))
     np.testing.assert_allclose(drift, process.drift(points), atol=1e-13)
-    np.testing.assert_allclose(
-        factor @ factor.mT, 2 * process.temperature * process.diffusion(points), atol=1e-13
-    )
+    np.testing.assert_allclose(factor @ factor.mT, 2 * process.temperature * process.diffusion(points), atol=1e-13)
 
 
 def test_divergence_says_where():

@@ -36,9 +36,7 @@ def test_digits_shapes_range_and_split(size, dtype):
     assert counts.tolist() == [183, 178, 180]  # labels are positions in `classes`
     again = digits(size, (3, 0, 9), seed=4, test_fraction=0.25, dtype=dtype)
     assert all(torch.equal(a, b) for a, b in zip(data, again))
-    assert not torch.equal(
-        data.inputs, digits(size, (3, 0, 9), seed=5, test_fraction=0.25, dtype=dtype).inputs
-    )
+    assert not torch.equal(data.inputs, digits(size, (3, 0, 9), seed=5, test_fraction=0.25, dtype=dtype).inputs)
 
 
 def test_pooling_to_seven_keeps_the_mean_of_a_constant_image():
@@ -96,28 +94,20 @@ def test_training_is_the_same_bits_twice(sampling):
     assert runs[0].identical(runs[1])
     assert runs[0].epoch.values.tolist() == [0, 1, 3]
     assert runs[0].loss[-1] < runs[0].loss[0]
-    np.testing.assert_array_equal(
-        runs[0].weights[-1], parameters_to_vector(model.parameters()).detach().numpy()
-    )
+    np.testing.assert_array_equal(runs[0].weights[-1], parameters_to_vector(model.parameters()).detach().numpy())
     assert runs[0].weights.shape == (3, 49 * 3 + 3 + 3 * 2 + 2)
 
 
 def test_full_batch_reshuffling_is_gradient_descent_by_hand():
     model, inputs, targets = small_problem()
     reference, _, _ = small_problem()
-    run = train_sgd(
-        model, inputs, targets, epochs=4, learning_rate=0.3, batch_size=50, sampling="reshuffling"
-    )
+    run = train_sgd(model, inputs, targets, epochs=4, learning_rate=0.3, batch_size=50, sampling="reshuffling")
     for _ in range(4):
-        gradients = torch.autograd.grad(
-            nn.functional.cross_entropy(reference(inputs), targets), reference.parameters()
-        )
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(reference(inputs), targets), reference.parameters())
         with torch.no_grad():
             for parameter, gradient in zip(reference.parameters(), gradients):
                 parameter -= 0.3 * gradient
-    np.testing.assert_allclose(
-        run.weights[-1], parameters_to_vector(reference.parameters()).detach(), atol=1e-12
-    )
+    np.testing.assert_allclose(run.weights[-1], parameters_to_vector(reference.parameters()).detach(), atol=1e-12)
 
 
 def test_reshuffling_sees_every_sample_once_and_replacement_does_not():
@@ -134,14 +124,10 @@ def test_regression_has_no_accuracy_and_divergence_is_named():
     model = nn.Linear(2, 1, dtype=torch.float64)
     inputs = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     targets = inputs.sum(dim=1, keepdim=True)
-    run = train_sgd(
-        model, inputs, targets, epochs=50, learning_rate=0.1, batch_size=5, loss=nn.functional.mse_loss
-    )
+    run = train_sgd(model, inputs, targets, epochs=50, learning_rate=0.1, batch_size=5, loss=nn.functional.mse_loss)
     assert "accuracy" not in run and run.loss[-1] < 1e-3
     with pytest.raises(ValueError, match="after epoch 400: lower learning_rate"):
-        train_sgd(
-            model, inputs, targets, epochs=400, learning_rate=10.0, batch_size=5, loss=nn.functional.mse_loss
-        )
+        train_sgd(model, inputs, targets, epochs=400, learning_rate=10.0, batch_size=5, loss=nn.functional.mse_loss)
 
 
 @pytest.mark.parametrize(
