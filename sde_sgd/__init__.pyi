@@ -1,5 +1,6 @@
 from . import figures as figures
 from . import landscapes as landscapes
+from . import potential as potential
 from . import results as results
 from .errors import Diverged as Diverged
 from .errors import NotConverged as NotConverged

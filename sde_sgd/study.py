@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Study:
             with self.console.stage(file.replace("-", " ", 1)) as progress:
                 return compute(progress)
 
-        result = self.run.stage(file, announced)
+        result = cast("xr.Dataset", self.run.stage(file, announced))
         self.results[f"/{group}/{name}"] = result
         return result
 

@@ -77,6 +77,7 @@ def perform(run: Run, console: Console, chapters: Sequence[Callable[[Study], Non
 def densities(study: Study) -> None:
     """Chapter 1: Fokker–Planck, Langevin paths, real SGD and SVAG."""
     neuron = landscapes.get(study.config["landscape"])
+    assert isinstance(neuron, landscapes.FiniteSum)
     the_loss(study, neuron)
     for temperature in study.config["temperatures"]:
         prediction = solve(study, neuron, temperature)

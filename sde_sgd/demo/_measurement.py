@@ -20,6 +20,9 @@ def langevin(study: Study, neuron, temperature: float, prediction: xr.Dataset) -
     wide, narrow = config["path_steps"]
 
     def compute(progress: Progress) -> xr.Dataset:
+        def half(i: int) -> Progress:
+            return lambda done, total: progress(i * total + done, 2 * total)
+
         sampled = {}
         for i, step in enumerate((wide, narrow)):
             run = simulate(
@@ -30,7 +33,7 @@ def langevin(study: Study, neuron, temperature: float, prediction: xr.Dataset) -
                 paths=config["paths"],
                 observables=Histogram(grid, burn_in=round(config["burn_in_time"] / step), every=2),
                 seed=config["seed"] + i,
-                progress=lambda done, total, i=i: progress(i * total + done, 2 * total),
+                progress=half(i),
             )
             sampled[step] = Histogram.extract(run).assign_attrs(run.attrs)
         blocks = {step: blocks_of(s) for step, s in sampled.items()}

@@ -47,7 +47,8 @@ def solve(study: Study, neuron, temperature: float) -> xr.Dataset:
     ladder = [finest // 4, finest // 2, finest]
 
     def compute(progress: Progress) -> xr.Dataset:
-        process, averaged, attrs = neuron.at_temperature(temperature), [], {}
+        process, averaged = neuron.at_temperature(temperature), []
+        attrs: dict[str, float] = {}
         for i, cells in enumerate(ladder):
             fp = FokkerPlanck(process, Grid((-reach, -reach), (reach, reach), (cells, cells)))
             log_density = fp.log_steady_state()

@@ -77,7 +77,7 @@ def canonical(
     variables: Sequence[sp.Symbol], parameters: Sequence[sp.Symbol] = (), data: Sequence[sp.Symbol] = ()
 ) -> dict[sp.Symbol, sp.Symbol]:
     """Replacement of the user's symbols by x0…, p0…, a0… (the temperature stays T)."""
-    table = {}
+    table: dict[sp.Symbol, sp.Symbol] = {}
     for prefix, symbols in (("x", variables), ("p", parameters), ("a", data)):
         table |= {symbol: sp.Symbol(f"{prefix}{i}", real=True) for i, symbol in enumerate(symbols)}
     return table

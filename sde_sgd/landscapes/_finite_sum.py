@@ -98,6 +98,12 @@ class FiniteSum(Landscape):
         """g_k(x) of every sample: (..., d) → (..., N, d)."""
         return self.evaluator().samples("gradient", self._points(x))
 
+    def evaluator(self, namespace=np) -> SampleEvaluator:
+        """As `Landscape.evaluator`, with `.samples(name, x)` for the loss, gradient or Hessian of every sample."""
+        evaluator = super().evaluator(namespace)
+        assert isinstance(evaluator, SampleEvaluator)
+        return evaluator
+
     def constant_diffusion(self) -> np.ndarray | None:
         """None: D follows from the data at every x."""
         return None

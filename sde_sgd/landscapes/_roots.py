@@ -34,10 +34,10 @@ def stationary_points(
         scale = np.linalg.norm(jacobian(x), axis=(-2, -1)) * np.linalg.norm(upper - lower)
     good = np.isfinite(value) & (value <= 1e-10 * np.maximum(scale, 1e-300))
     good &= ((x >= lower) & (x <= upper)).all(-1)
-    roots = _merge(x[good], value[good], 1e-6 * np.linalg.norm(upper - lower))
+    roots = _merge(x[good], value[good], 1e-6 * float(np.linalg.norm(upper - lower)))
     spectra = jacobian(roots)
     values = np.linalg.eigvalsh(spectra) if symmetric else np.sort(np.linalg.eigvals(spectra), axis=-1)
-    data = {name: ("point", roots[:, i]) for i, name in enumerate(variables)}
+    data: dict = {name: ("point", roots[:, i]) for i, name in enumerate(variables)}
     data |= {name: ("point", function(roots)) for name, function in extra.items()}
     data["eigenvalue"] = (("point", "mode"), values.reshape(len(roots), dim))
     data["kind"] = ("point", np.array([_kind(v, symmetric) for v in values], dtype=object).astype(str))

@@ -44,7 +44,7 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
         model += [f"d{i}{j} = M{i}{j}[j] * per_sample - g{i} * g{j}" for i, j in pairs]
     else:
         model = list(lane.lines)
-    noise = _constant_noise(lane) if lane.constant_diffusion is not None else _cholesky_noise(d)
+    noise = _cholesky_noise(d) if lane.constant_diffusion is None else _constant_noise(lane.constant_diffusion)
     update = [f"y{i} = {scheme.update(i)}" for i in range(d)]
     update += [f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]]
     body += _lane_loop([*point, *model, *noise, *update, *(f"X{i}[j] = y{i}" for i in range(d))])
@@ -131,12 +131,12 @@ def _draw_normals(d: int) -> list[str]:
     return _lane_loop(lines)
 
 
-def _constant_noise(lane: LaneCode) -> list[str]:
+def _constant_noise(diffusion: np.ndarray) -> list[str]:
     """n = √(2Th) L ξ with the constant factor passed in; entries that are zero for every T and h are left out."""
-    diagonal = np.array_equal(lane.constant_diffusion, np.diag(np.diag(lane.constant_diffusion)))
+    diagonal = np.array_equal(diffusion, np.diag(np.diag(diffusion)))
     return [
         f"n{i} = " + " + ".join(f"sigma{i}{j} * Z{j}[j]" for j in range(i + 1) if i == j or not diagonal)
-        for i in range(lane.dim)
+        for i in range(len(diffusion))
     ]
 
 

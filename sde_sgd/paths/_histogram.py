@@ -54,7 +54,7 @@ class Histogram:
     def extract(result: xr.Dataset) -> xr.Dataset:
         """Density, error and counts of an ensemble's result on dimensions named as the variables."""
         parts = result[["density", "density_error", "counts"]]
-        return parts.rename({d: d.removesuffix("_bin") for d in parts.dims if str(d).endswith("_bin")})
+        return parts.rename({d: str(d).removesuffix("_bin") for d in parts.dims if str(d).endswith("_bin")})
 
 
 def density_dataset(

@@ -154,7 +154,7 @@ def dataset(
     else:
         series = np.concatenate([start.T[None], ensemble.saved])  # (time, d, paths)
         result = xr.Dataset({v: ((member, "time"), series[:, i].T) for i, v in enumerate(variables)})
-        count = np.arange(len(series)) * every
+        count = np.arange(len(series)) * (every or 1)
         result = result.assign_coords(time=count * clock, step=("time", count))
     if histogram is not None and ensemble.counts is not None:
         inside = ensemble.counts[:, :-1].reshape(-1, *histogram.grid.shape)
