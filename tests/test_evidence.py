@@ -183,7 +183,14 @@ def test_the_demo_ends_and_answers_at_once(table, tmp_path):
     comparison = json.loads(printed)["comparison"]
     assert all(row["agrees"] != "no" for row in comparison)
     rows = [
-        [f"{r['temperature']:g}", r["road"], r["setting"], f"{r['distance']:.4f} ± {r['error']:.4f}", f"{r['floor']:.4f}", r["agrees"] or "–"]
+        [
+            f"{r['temperature']:g}",
+            r["road"],
+            r["setting"],
+            f"{r['distance']:.4f} ± {r['error']:.4f}",
+            f"{r['floor']:.4f}",
+            r["agrees"] or "–",
+        ]
         for r in comparison
     ]
     table(

@@ -29,7 +29,7 @@ class FiniteSum(Landscape):
     parameters, domain, name, potential : as in `Landscape`.
 
     Everything `Landscape` offers works here; `sample_gradients` gives the g_k. For a few weights and any N: the
-    symbolic Hessian per sample makes hundreds of weights slow. Chaudhari & Soatto (2018), eq. (3), and Lemma 2.
+    symbolic Hessian per sample makes hundreds of weights slow. Chaudhari & Soatto (2018), eq. (3) and Appendix A.
     """
 
     def __init__(self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None):

@@ -46,7 +46,7 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
     first order in h; at 10, Φ may be off by a per cent and j by ten, and q, a ratio to ρ, is of no use there.
     Refine the grid, or raise T. A process with an equilibrium potential has no such limit.
 
-    Sources: Ao (2004), J. Phys. A 37; Chaudhari & Soatto (2018), arXiv:1710.11029, Lemma 21.
+    Sources: Ao (2004), J. Phys. A 37; Chaudhari & Soatto (2018), arXiv:1710.11029, Theorem 22.
     """
     log_density = fp.log_steady_state()
     temperature, grid, edges = fp.process.temperature, fp.grid, fp.edges

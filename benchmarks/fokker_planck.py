@@ -1,0 +1,182 @@
+"""Generator and steady state by subtraction-free elimination, against sparse LU on the very same matrix.
+
+Three problems whose density e^{−Φ/T} is known: D = I (five points per cell, the grid's own steady state is exact), a
+10:1 diffusion tensor that rotates in space, with off-diagonal entries (more points, second order), and two wells
+behind a barrier of 40 temperatures. Each measurement is a process of its own, so that its peak memory is its own.
+Run by `make bench`; writes docs/benchmarks/fokker_planck.md.
+"""
+
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+from _machine import machine, publish, table
+
+SIZES = {"isotropic": (64, 128, 256, 512), "tensor": (64, 128, 256, 512), "barrier": (256,)}
+CASES = {"isotropic": (0.1, 4.0), "tensor": (0.25, 3.0), "barrier": (0.00625, 2.0)}  # temperature, half width of box
+SOLVERS = ("elimination", "LU")
+RATIO = 10
+
+
+def process_of(case: str):
+    """The process and its Φ: a double well, in detailed balance with D."""
+    import sympy as sp
+
+    import sde_sgd as sde
+
+    temperature, reach = CASES[case]
+    if case != "tensor":
+        well = sde.landscapes.get("double_well")
+        return well.at_temperature(temperature), well.loss
+    x, y = sp.symbols("x y", real=True)
+    variables, temperature_ = sp.Matrix([x, y]), sp.Float(temperature)
+    phi = (x**2 - 1) ** 2 / 4 + y**2 / 2
+    cosine, sine = sp.cos(x + y), sp.sin(x + y)
+    turn = sp.Matrix([[cosine, -sine], [sine, cosine]])
+    diffusion = turn * sp.diag(RATIO, 1) * turn.T / RATIO
+    slope = sp.Matrix([phi.diff(v) for v in variables])
+    divergence = sp.Matrix([sum(diffusion[i, j].diff(variables[j]) for j in range(2)) for i in range(2)])
+    drift = -diffusion * slope + temperature_ * divergence
+    domain = ((-reach, reach), (-reach, reach))
+    process = sde.Process(list(drift), diffusion, temperature, variables=("x", "y"), domain=domain)
+    return process, sde.landscapes.get("double_well").loss
+
+
+def null_vector(matrix, pinned: int) -> np.ndarray:
+    """ρ of Lρ = 0 with ρ[pinned] = 1: the row and column of that cell are left out and the rest is solved by LU."""
+    from scipy.sparse.linalg import splu
+
+    keep = np.delete(np.arange(matrix.shape[0]), pinned)
+    rest = matrix[:, keep][keep].tocsc()
+    right = -matrix[:, [pinned]].toarray().ravel()[keep]
+    factors = splu(rest, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    rho = np.ones(matrix.shape[0])
+    rho[keep] = factors.solve(right)
+    return rho
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(case: str, solver: str, cells: int) -> dict[str, float]:
+    import sde_sgd as sde
+
+    temperature, reach = CASES[case]
+    process, potential = process_of(case)
+
+    def grid(n: int) -> sde.Grid:
+        return sde.Grid((-reach, -reach), (reach, reach), (n, n))
+
+    def solve(fp: sde.FokkerPlanck) -> np.ndarray:
+        if solver == "elimination":
+            return fp.log_steady_state().values.ravel()
+        return null_vector(fp.matrix, int(np.argmin(potential(fp.grid.centers()).ravel())))
+
+    solve(sde.FokkerPlanck(process, grid(16)))  # compiled, and every library loaded, before the clock starts
+    before, began = peak_bytes(), time.perf_counter()
+    fp = sde.FokkerPlanck(process, grid(cells))
+    built = time.perf_counter()
+    found = solve(fp)
+    solved = time.perf_counter()
+    peak = peak_bytes() - before
+
+    exact = -potential(fp.grid.centers()).ravel() / temperature
+    exact -= exact.max()
+    exact -= math.log(np.exp(exact).sum() * fp.grid.cell_volume)
+    if solver == "elimination":
+        density, positive = np.exp(found), np.isfinite(found)
+        logarithm = found
+    else:
+        density = found / (found.sum() * fp.grid.cell_volume)
+        positive = density > 0
+        with np.errstate(all="ignore"):
+            logarithm = np.log(density)
+    with np.errstate(all="ignore"):
+        off = np.abs(logarithm - exact)
+    return {
+        "build": built - began,
+        "solve": solved - built,
+        "peak": peak,
+        "l1": float(np.abs(density - np.exp(exact)).sum() * fp.grid.cell_volume),
+        "worst": float(np.max(np.where(positive, off, math.inf))),
+        "nonpositive": int((~positive).sum()),
+        "nats": float(exact.max() - exact.min()),
+        "points": fp.matrix.nnz / fp.grid.size,
+    }
+
+
+def rows_of(case: str) -> tuple[list[list[str]], dict[str, float]]:
+    rows, last = [], {}
+    for cells in SIZES[case]:
+        for solver in SOLVERS:
+            command = [sys.executable, __file__, case, solver, str(cells)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            last = json.loads(done.stdout)
+            worst = f"{last['worst']:.1e}" if math.isfinite(last["worst"]) else "infinite"
+            name = "elimination" if solver == "elimination" else "`splu`, one cell pinned"
+            rows.append([
+                f"{cells}² {name}", f"{last['build']:.2f}", f"{last['solve']:.2f}", f"{last['peak'] / 2**20:.0f}",
+                f"{last['l1']:.1e}", worst, f"{last['nonpositive']}",
+            ])  # fmt: skip
+    return rows, last
+
+
+def main() -> None:
+    columns = ["cells", "build, s", "solve, s", "memory, MiB", "L1 error", "worst error of log ρ", "cells not > 0"]
+    isotropic, facts = rows_of("isotropic")
+    tensor, tensor_facts = rows_of("tensor")
+    barrier, _ = rows_of("barrier")
+    publish(
+        "fokker_planck",
+        f"""# Fokker–Planck
+
+The steady density of one generator by two solvers: `log_steady_state`, which eliminates without a subtraction in
+extended range, and SciPy's sparse LU (`splu`, minimum degree on $A + A^\\top$, symmetric mode) with the most likely
+cell pinned to 1. Both see the same matrix. *Build* is the assembly of the generator, *memory* what the process grew
+by, the *L1 error* is against the exact density $e^{{-\\Phi/T}}$, and the *worst error* is the largest
+$|\\log\\hat\\rho - \\log\\rho|$ over all cells.
+
+## D = I
+
+$\\Phi = (x^2-1)^2/4 + y^2/2$ at $T = {CASES["isotropic"][0]:g}$ on $[-{CASES["isotropic"][1]:g},
+{CASES["isotropic"][1]:g}]^2$: {facts["points"]:.0f} entries per column, {facts["nats"]:.0f} nats from the top to the
+lowest cell. Here $e^{{-\\Phi/T}}$ is the exact null vector of the matrix: every error is the solver's.
+
+{table(columns, isotropic)}
+
+## A {RATIO}:1 tensor that rotates
+
+$D = R(x+y)\\operatorname{{diag}}(1, 1/{RATIO})R^\\top$, the same Φ at $T = {CASES["tensor"][0]:g}$ on
+$[-{CASES["tensor"][1]:g}, {CASES["tensor"][1]:g}]^2$: {tensor_facts["points"]:.1f} entries per column,
+{tensor_facts["nats"]:.0f} nats. Here the error of the grid shows, of second order in the spacing and the same for both.
+
+{table(columns, tensor)}
+
+## A barrier of {0.25 / CASES["barrier"][0]:.0f} temperatures
+
+$D = I$ and the same Φ at $T = {CASES["barrier"][0]:g}$ on $[-{CASES["barrier"][1]:g}, {CASES["barrier"][1]:g}]^2$. Two
+wells of equal weight exchange mass at a rate $\\propto e^{{-{0.25 / CASES["barrier"][0]:.0f}}}$, below the rounding of
+the diagonal: LU subtracts and loses the other well, elimination never subtracts.
+
+{table(columns, barrier)}
+
+What to take from the three: where all cells mix, LU is as exact (the matrix is an M-matrix, so that even its tails come
+out positive) and no slower; its error grows like $\\varepsilon e^{{\\Delta\\Phi/T}}$ with the barrier between wells, and
+no residual says so.
+
+{machine("sde-sgd", "numpy", "scipy", "numba")}
+""".rstrip(),
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    else:
+        main()
