@@ -20,6 +20,7 @@ SIZES = {"isotropic": (64, 128, 256, 512), "tensor": (64, 128, 256, 512), "barri
 CASES = {"isotropic": (0.1, 4.0), "tensor": (0.25, 3.0), "barrier": (0.00625, 2.0)}  # temperature, half width of box
 SOLVERS = ("elimination", "LU")
 RATIO = 10
+BULK = 20  # nats below the top
 
 
 def process_of(case: str):
@@ -104,6 +105,7 @@ def measure(case: str, solver: str, cells: int) -> dict[str, float]:
         "solve": solved - built,
         "peak": peak,
         "l1": float(np.abs(density - np.exp(exact)).sum() * fp.grid.cell_volume),
+        "bulk": float(np.max(np.where(positive, off, math.inf)[exact > exact.max() - BULK])),
         "worst": float(np.max(np.where(positive, off, math.inf))),
         "nonpositive": int((~positive).sum()),
         "nats": float(exact.max() - exact.min()),
@@ -118,17 +120,20 @@ def rows_of(case: str) -> tuple[list[list[str]], dict[str, float]]:
             command = [sys.executable, __file__, case, solver, str(cells)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             last = json.loads(done.stdout)
-            worst = f"{last['worst']:.1e}" if math.isfinite(last["worst"]) else "infinite"
             name = "elimination" if solver == "elimination" else "`splu`, one cell pinned"
             rows.append([
                 f"{cells}² {name}", f"{last['build']:.2f}", f"{last['solve']:.2f}", f"{last['peak'] / 2**20:.0f}",
-                f"{last['l1']:.1e}", worst, f"{last['nonpositive']}",
+                f"{last['l1']:.1e}", _number(last["bulk"]), _number(last["worst"]), f"{last['nonpositive']}",
             ])  # fmt: skip
     return rows, last
 
 
+def _number(value: float) -> str:
+    return f"{value:.1e}" if math.isfinite(value) else "∞"
+
+
 def main() -> None:
-    columns = ["cells", "build, s", "solve, s", "memory, MiB", "L1 error", "worst error of log ρ", "cells not > 0"]
+    columns = ["cells", "build, s", "solve, s", "memory, MiB", "L1 error", "log ρ, bulk", "log ρ, all", "cells not > 0"]
     isotropic, facts = rows_of("isotropic")
     tensor, tensor_facts = rows_of("tensor")
     barrier, _ = rows_of("barrier")
@@ -139,14 +144,15 @@ def main() -> None:
 The steady density of one generator by two solvers: `log_steady_state`, which eliminates without a subtraction in
 extended range, and SciPy's sparse LU (`splu`, minimum degree on $A + A^\\top$, symmetric mode) with the most likely
 cell pinned to 1. Both see the same matrix. *Build* is the assembly of the generator, *memory* what the process grew
-by, the *L1 error* is against the exact density $e^{{-\\Phi/T}}$, and the *worst error* is the largest
-$|\\log\\hat\\rho - \\log\\rho|$ over all cells.
+by, the *L1 error* is against the exact density $e^{{-\\Phi/T}}$; *log ρ* is the largest
+$|\\log\\hat\\rho - \\log\\rho|$ over the cells within {BULK} nats of the top (the bulk) and over all cells.
 
 ## D = I
 
-$\\Phi = (x^2-1)^2/4 + y^2/2$ at $T = {CASES["isotropic"][0]:g}$ on $[-{CASES["isotropic"][1]:g},
-{CASES["isotropic"][1]:g}]^2$: {facts["points"]:.0f} entries per column, {facts["nats"]:.0f} nats from the top to the
-lowest cell. Here $e^{{-\\Phi/T}}$ is the exact null vector of the matrix: every error is the solver's.
+$\\Phi = (x^2-1)^2/4 + y^2/2$ at $T = {CASES["isotropic"][0]:g}$ on
+$[-{CASES["isotropic"][1]:g}, {CASES["isotropic"][1]:g}]^2$: {facts["points"]:.0f} entries per column,
+{facts["nats"]:.0f} nats from the top to the lowest cell. Here $e^{{-\\Phi/T}}$ is the exact null vector of the matrix:
+every error is the solver's.
 
 {table(columns, isotropic)}
 
@@ -154,7 +160,9 @@ lowest cell. Here $e^{{-\\Phi/T}}$ is the exact null vector of the matrix: every
 
 $D = R(x+y)\\operatorname{{diag}}(1, 1/{RATIO})R^\\top$, the same Φ at $T = {CASES["tensor"][0]:g}$ on
 $[-{CASES["tensor"][1]:g}, {CASES["tensor"][1]:g}]^2$: {tensor_facts["points"]:.1f} entries per column,
-{tensor_facts["nats"]:.0f} nats. Here the error of the grid shows, of second order in the spacing and the same for both.
+{tensor_facts["nats"]:.0f} nats. Here the error of the grid shows, the same for
+both: the L1 error is of second order in the spacing; log ρ of the tails, where the drift across one cell outweighs the
+noise, converges more slowly.
 
 {table(columns, tensor)}
 
@@ -166,9 +174,9 @@ the diagonal: LU subtracts and loses the other well, elimination never subtracts
 
 {table(columns, barrier)}
 
-What to take from the three: where all cells mix, LU is as exact (the matrix is an M-matrix, so that even its tails come
-out positive) and no slower; its error grows like $\\varepsilon e^{{\\Delta\\Phi/T}}$ with the barrier between wells, and
-no residual says so.
+Where all cells mix, LU is as exact and faster: without pivoting it keeps the signs of an M-matrix, so that even its
+tails come out positive. Its error grows with the barrier between wells, like $\\varepsilon e^{{\\Delta\\Phi/T}}$; that
+of the elimination does not depend on it.
 
 {machine("sde-sgd", "numpy", "scipy", "numba")}
 """.rstrip(),

@@ -1,0 +1,97 @@
+"""Tables generated from what the package declares: the catalogue of landscapes, the facts of the schemes."""
+
+import inspect
+import re
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+
+def setup(app):
+    app.add_directive("landscape-table", LandscapeTable)
+    app.add_directive("scheme-table", SchemeTable)
+    return {"parallel_read_safe": True}
+
+
+class LandscapeTable(SphinxDirective):
+    """One row per landscape: its name and parameters; its formula and the first paragraph about it."""
+
+    def run(self):
+        from sde_sgd import landscapes
+
+        rows = []
+        for name in landscapes.catalogue():
+            landscape = landscapes.get(name)
+            latex = landscape.latex()
+            finite = "sample_loss" in latex
+            formula = rf"f_k = {latex['sample_loss']}" if finite else f"f = {latex['loss']}"
+            settings = [f"{k} = {v:g}" for k, v in landscape.parameters.items()]
+            left = [
+                nodes.paragraph("", "", nodes.literal("", name)),
+                nodes.paragraph("", "variables " + ", ".join(landscape.variables)),
+            ]
+            if finite:
+                left.append(nodes.paragraph("", f"{landscape.samples} samples"))
+            if settings:
+                left.append(nodes.paragraph("", "; ".join(settings)))
+            right = [math_block(self, formula)]
+            if "circulation" in latex:
+                right.append(math_block(self, rf"b = -\nabla f + {latex['circulation']}"))
+            first, *more = landscapes.describe(name).split("\n\n")
+            right += [paragraph(text) for text in (first, *more)]
+            rows.append([left, right])
+        return [table(("landscape", "definition"), rows, (22, 78))]
+
+
+class SchemeTable(SphinxDirective):
+    """One row per scheme, one column per declared fact."""
+
+    COLUMNS = (
+        ("strong order", "strong_order"),
+        ("additive noise", "strong_order_additive"),
+        ("weak order", "weak_order"),
+        ("steady density", "measure_order"),
+        ("noise", "noise"),
+        ("normals", "normals"),
+        ("source", "source"),
+    )
+
+    def run(self):
+        from sde_sgd.paths import SCHEMES
+
+        rows = []
+        for scheme in SCHEMES.values():
+            cells = [_cell(getattr(scheme, fact)) for _, fact in self.COLUMNS]
+            rows.append([[nodes.paragraph("", "", nodes.literal("", scheme.name))], *([paragraph(c)] for c in cells)])
+        found = [table(("scheme", *(title for title, _ in self.COLUMNS)), rows)]
+        for scheme in SCHEMES.values():
+            about = inspect.getdoc(inspect.getmodule(scheme.update)) or ""
+            found.append(paragraph(about.split("\n\n")[0]))
+        return found
+
+
+def _cell(value) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def paragraph(text: str) -> nodes.paragraph:
+    """Plain text in which `names` are code."""
+    parts = re.split(r"`+([^`]+)`+", " ".join(text.split()))
+    children = [nodes.literal("", part) if i % 2 else nodes.Text(part) for i, part in enumerate(parts)]
+    return nodes.paragraph("", "", *children)
+
+
+def math_block(directive: SphinxDirective, latex: str) -> nodes.math_block:
+    node = nodes.math_block(latex, latex, nowrap=False, number=None, label=None)
+    node["docname"] = directive.env.docname
+    return node
+
+
+def table(columns, rows, widths=None) -> nodes.table:
+    widths = widths or [100 // len(columns)] * len(columns)
+    group = nodes.tgroup(cols=len(columns))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    head = nodes.row("", *(nodes.entry("", nodes.paragraph("", title)) for title in columns))
+    group += nodes.thead("", head)
+    group += nodes.tbody("", *(nodes.row("", *(nodes.entry("", *cell) for cell in row)) for row in rows))
+    return nodes.table("", group, classes=["colwidths-given"])
