@@ -14,8 +14,8 @@ version = release = installed("sde-sgd")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
+    "mathml",
     "plain_docstrings",
     "public_names",
     "declared_facts",
@@ -27,13 +27,13 @@ exclude_patterns = [
     "sg_execution_times.rst",
     "gallery/sg_execution_times.rst",
 ]
-suppress_warnings = ["toc.empty_glob"]  # docs/evidence is empty until `make evidence` has run
 
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # the docstrings say what an argument is
 python_maximum_signature_line_length = 100
 add_module_names = False
@@ -49,13 +49,17 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "sde-sgd"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["sde_sgd.css"]
+html_sidebars = {page: [] for page in ("tutorial", "conventions", "landscapes", "schemes", "numerics")}
 html_copy_source = False
 html_theme_options = {
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 9,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

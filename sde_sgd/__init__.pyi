@@ -3,8 +3,6 @@ from . import landscapes as landscapes
 from . import potential as potential
 from . import results as results
 from .errors import Diverged as Diverged
-from .errors import NotConverged as NotConverged
-from .errors import StepTooLarge as StepTooLarge
 from .errors import TooFewSamples as TooFewSamples
 from .fokker_planck import FokkerPlanck as FokkerPlanck
 from .grid import Grid as Grid

@@ -4,47 +4,76 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def plain(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def reduced(value: Any, leaf: Callable[[Any, str], Any], key: Callable[[Any, str], str], where: str = "") -> Any:
+    """`value` with NumPy scalars and arrays as Python numbers and lists, tuples as lists, mappings as dicts.
+
+    `leaf(value, where)` is what stands for anything else, `key(key, where)` for a key of a mapping; `where` is the
+    dotted path of keys down to it.
+    """
+    if hasattr(value, "tolist"):  # as NumPy's, without importing it
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        names = {k: key(k, where) for k in value}
+        return {n: reduced(value[k], leaf, key, f"{where}.{n}" if where else n) for k, n in names.items()}
+    if isinstance(value, list | tuple):
+        return [reduced(item, leaf, key, where) for item in value]
+    return leaf(value, where)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with NumPy scalars and arrays as Python numbers and lists, tuples as lists, and None left out.
 
     Raises ValueError, naming the key, for anything that is not a number, text, a boolean, a list or a table.
     """
-    result = {}
-    for key, value in config.items():
-        if not isinstance(key, str):
-            raise ValueError(f"a key of a configuration must be text, got {key!r}")
-        if value is not None:
-            result[key] = _plain(value, f"{where}.{key}" if where else key)
-    return result
+    if not isinstance(config, Mapping):
+        raise ValueError(f"a configuration is a table of names and values, got {config!r}")
+    return reduced(_without_none(config), _leaf, _key_text)
 
 
-def _plain(value: Any, where: str) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, where) for v in value]
+def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return plain(value, where)
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _leaf(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        return _unicode(value, where)
+    if isinstance(value, bool | int | float):
+        return value
     raise ValueError(f"{where}: a configuration holds numbers, text, booleans, lists and tables, got {value!r}")
 
 
-def canonical(config: Mapping[str, Any]) -> str:
-    """One text for one question: JSON with sorted keys, whatever order the configuration was written in.
+def _key_text(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"a key of a configuration must be text, got {key!r}{f' in {where}' if where else ''}")
+    return _unicode(key, where)
 
-    >>> canonical({"steps": 10, "grid": {"shape": (64, 64), "box": None}})
+
+def _unicode(text: str, where: str) -> str:
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"{where or 'a key'}: {text!r} holds bytes that are no Unicode text; a configuration is UTF-8")
+    return text
+
+
+def canonical(config: Mapping[str, Any]) -> str:
+    """One text for one question: JSON with sorted keys, and one spelling of equal numbers (2 for 2.0, 0 for -0.0).
+
+    >>> canonical({"steps": 10.0, "grid": {"shape": (64, 64), "box": None}})
     '{"grid":{"shape":[64,64]},"steps":10}'
     """
-    return json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
+    alike = reduced(plain(config), lambda value, _: _one_spelling(value), lambda key, _: key)
+    return json.dumps(alike, sort_keys=True, separators=(",", ":"))
+
+
+def _one_spelling(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -4,9 +4,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from ._config import reduced
 
 Progress = Callable[[float, float], None]
 _PAUSE = 10.0  # seconds between plain progress lines
@@ -48,7 +50,9 @@ class Console:
 
     def json(self, value: Any) -> None:
         """One JSON document on stdout, for machines; shown even if quiet. NaN and infinities become null."""
-        print(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+        text = json.dumps(reduced(value, _leaf, lambda key, _: str(key)), indent=2, ensure_ascii=False, allow_nan=False)
+        # A file name may hold bytes that are no Unicode: they are escaped as JSON escapes them.
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Aligned columns of text on stdout; shown even if quiet."""
@@ -108,14 +112,8 @@ def _bar(name: str) -> Iterator[Progress]:
         bars.update(task, completed=total, total=total)
 
 
-def _plain(value: Any) -> Any:
-    """`value` in the types JSON knows: NumPy numbers and arrays become numbers and lists, the rest text."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+def _leaf(value: Any, where: str) -> Any:
+    """`value` as JSON knows it: NaN and infinities are null, what is no number is text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Domain:
             value = value.spec()
         if value is None:
             value = {}
+        if not hasattr(value, "__iter__") or isinstance(value, str):
+            raise ValueError(f"domain must give (lower, upper) per variable {', '.join(names)}, got {value!r}")
         if isinstance(value, Mapping):
             unknown = [name for name in value if name not in names]
             if unknown:
@@ -40,11 +43,13 @@ class Domain:
                 )
         bounds, periodic = [], []
         for name, entry in zip(names, entries):
-            entry = tuple(entry)
+            entry = tuple(entry) if hasattr(entry, "__iter__") else (entry,)
             if len(entry) not in (2, 3) or (len(entry) == 3 and entry[2] != "periodic"):
                 raise ValueError(
                     f"domain of {name!r} must be (lower, upper) or (lower, upper, 'periodic'), got {entry!r}"
                 )
+            if any(not isinstance(end, Real) for end in entry[:2]):
+                raise ValueError(f"domain of {name!r} needs numbers, got {entry!r}")
             lower, upper, wraps = float(entry[0]), float(entry[1]), len(entry) == 3
             if not lower < upper or (wraps and not math.isfinite(upper - lower)):
                 raise ValueError(
@@ -61,6 +66,11 @@ class Domain:
     @property
     def upper(self) -> np.ndarray:
         return np.array([b[1] for b in self.bounds])
+
+    @property
+    def period(self) -> np.ndarray:
+        """Length of each periodic axis, ∞ where an axis is not periodic."""
+        return np.where(self.periodic, self.upper - self.lower, np.inf)
 
     def spec(self) -> dict[str, tuple]:
         """The mapping that `parse` reads back."""

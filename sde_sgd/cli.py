@@ -6,6 +6,7 @@ what is heavy inside the function.
 """
 
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,13 @@ GROUP = "sde_sgd.commands"
 FAULT = 2
 INTERRUPTED = 130
 _EXTRAS = {"torch": "networks", "torchsde": "networks"}
+
+
+class _NoCommand(ValueError):
+    """A mistake on the command line, told as typer's own are."""
+
+    def format_message(self) -> str:
+        return str(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     except Exception as fault:
         lines = _in_words(fault)
-        if not lines or "--debug" in arguments:
+        # A mistake on the command line has no place in the code that could be shown.
+        if not lines or ("--debug" in _leading(arguments) and not hasattr(fault, "format_message")):
             raise
         for line in lines:
             print(f"error: {one_line(line)}", file=sys.stderr)
@@ -50,15 +59,21 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_options)
     found = {point.name: point for point in entry_points(group=GROUP)}
-    asked = next((word for word in arguments if not word.startswith("-")), None)
+    leading = _leading(arguments)
+    asked = arguments[len(leading)] if len(leading) < len(arguments) else None
     if asked is not None and asked not in found:
         near = difflib.get_close_matches(asked, found, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(found))}"
-        raise ValueError(f"there is no command {asked!r}; {hint}")
-    if "--version" not in arguments:
+        raise _NoCommand(f"there is no command {asked!r}; {hint}")
+    if "--version" not in leading:
         for name in [asked] if asked else sorted(found):
             _add(app, found[name], needed=name == asked)
     return app
+
+
+def _leading(arguments: Sequence[str]) -> Sequence[str]:
+    """The options before the command word: those of `sde-sgd` itself, none of which takes a value."""
+    return list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
 
 
 def _add(app: typer.Typer, point: EntryPoint, needed: bool) -> None:

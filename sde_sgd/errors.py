@@ -1,10 +1,6 @@
 """Faults the user can act on. All are ValueErrors: name the value, what is allowed, what to do."""
 
 
-class StepTooLarge(ValueError):
-    """A time step or learning rate beyond what the method can follow."""
-
-
 class Diverged(ValueError):
     """A path left every bound or became NaN; `.path` and `.step` say which and when."""
 
@@ -19,7 +15,3 @@ class Diverged(ValueError):
 
 class TooFewSamples(ValueError):
     """The data cannot support the estimate or its error bar."""
-
-
-class NotConverged(ValueError):
-    """An iteration ended without reaching its tolerance; no result is returned."""

@@ -11,6 +11,7 @@ import xarray as xr
 
 BOUNDARIES = ("reflecting", "periodic", "absorbing")
 _FEWEST_CELLS = 3  # a cell, and a neighbour on either side that is not the same one
+_THINNEST = 1e-100  # so that the volume of a cell in three dimensions, h² and 1/h² are all within float64
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,7 @@ class Grid:
         for name, given in (("upper", high), ("shape", cells)):
             if len(given) != dim:
                 raise ValueError(f"lower has {dim} entries but {name} has {len(given)}; give one per axis in each")
-        walls = (boundary,) * dim if isinstance(boundary, str) else tuple(boundary)
-        if len(walls) != dim:
-            raise ValueError(f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis")
-        for wall in walls:
-            if wall not in BOUNDARIES:
-                raise ValueError(f"boundary {wall!r} is unknown; choose among {', '.join(BOUNDARIES)}")
+        walls = _walls(boundary, dim)
         for axis, (a, b, n) in enumerate(zip(low, high, cells)):
             if not (math.isfinite(a) and math.isfinite(b)):
                 raise ValueError(
@@ -74,6 +70,11 @@ class Grid:
             if not (math.isfinite(h) and a + h > a and b - h < b):
                 raise ValueError(
                     f"axis {axis}: {n} cells between {a} and {b} are not distinct in float64; use fewer cells"
+                )
+            if not _THINNEST < h < 1 / _THINNEST:
+                raise ValueError(
+                    f"axis {axis} has cells {h:g} wide, from {_THINNEST:g} to {1 / _THINNEST:g} is allowed; "
+                    "choose another unit for this variable"
                 )
         for name, value in (("lower", low), ("upper", high), ("shape", cells), ("boundary", walls)):
             object.__setattr__(self, name, value)
@@ -154,6 +155,19 @@ def _numbers(given: Any, name: str) -> tuple[float, ...]:
         return tuple(float(v) for v in np.atleast_1d(np.asarray(given, dtype=float)).tolist())
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {given!r}; give one number per axis") from None
+
+
+def _walls(given: Any, dim: int) -> tuple[str, ...]:
+    try:
+        walls = (given,) * dim if isinstance(given, str) else tuple(given)
+    except TypeError:
+        raise ValueError(f"boundary is {given!r}; give one name, or one per axis") from None
+    if len(walls) != dim:
+        raise ValueError(f"boundary has {len(walls)} entries for {dim} axes; give one name, or one per axis")
+    for wall in walls:
+        if not isinstance(wall, str) or wall not in BOUNDARIES:
+            raise ValueError(f"boundary {wall!r} is unknown; choose among {', '.join(BOUNDARIES)}")
+    return tuple(str(wall) for wall in walls)
 
 
 def _counts(given: Any) -> tuple[int, ...]:

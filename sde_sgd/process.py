@@ -127,11 +127,10 @@ class _DriftModel(Landscape):
 
     def __init__(self, variables, drift, diffusion, parameters, domain, name):
         super().__init__(variables, 0, diffusion=diffusion, parameters=parameters, domain=domain, name=name or "drift")
-        drift = [drift] if isinstance(drift, str | sp.Expr) else list(drift)
-        if len(drift) != self.dim:
-            raise ValueError(f"drift must have {self.dim} components, one per variable, got {len(drift)}")
+        drift = [drift] if isinstance(drift, str | sp.Expr) and self.dim == 1 else drift
+        parts = _checks.sequence("drift", drift, self.dim, "components, one per variable")
         known = self._known() | {"T": TEMPERATURE}
-        self._circulation = [parse(b, known, f"drift[{i}]") for i, b in enumerate(drift)]
+        self._circulation = [parse(b, known, f"drift[{i}]") for i, b in enumerate(parts)]
 
 
 class _FunctionModel(Landscape):
@@ -141,6 +140,16 @@ class _FunctionModel(Landscape):
         self._set_symbols(variables, None, domain, name or "functions")
         self._functions = {"drift": drift, "diffusion": diffusion, "diffusion_divergence": divergence}
         self._potential = None
+        # One call at a point inside says what is wrong before any solver does.
+        low, high = np.clip(self.domain.lower, -1.0, 1.0), np.clip(self.domain.upper, -1.0, 1.0)
+        point = np.array([0.4 * a + 0.6 * b for a, b in zip(low, high)])
+        evaluator = self.evaluator()
+        evaluator.drift(point), evaluator.diffusion_divergence(point)
+        d = evaluator.diffusion(point)
+        if np.isfinite(d).all() and np.abs(d - d.T).max() > 1e-10 * np.abs(d).max():
+            raise ValueError(
+                f"diffusion is not symmetric: at {tuple(point.tolist())} it is {d.tolist()}; D is a covariance"
+            )
 
     def _build_evaluator(self, namespace):
         return _FunctionEvaluator(namespace, self._functions, self.dim)
@@ -152,16 +161,17 @@ class _FunctionModel(Landscape):
         return None
 
     def lane_code(self) -> LaneCode:
+        if "lane" not in self._cache:  # jitted once, so that a second run does not compile again
+            self._cache["lane"] = self._lane_code()
+        return self._cache["lane"]
+
+    def _lane_code(self) -> LaneCode:
         import numba
 
-        names = [f"x{i}" for i in range(self.dim)]
-        entries = [f"d{i}{j}" for i in range(self.dim) for j in range(i + 1)]
-        lines = [
-            f"drift_values = drift({', '.join(names)})",
-            f"diffusion_values = diffusion({', '.join(names)})",
-        ]
+        names = ", ".join(f"x{i}" for i in range(self.dim))
+        lines = [f"drift_values = drift({names})", f"diffusion_values = diffusion({names})"]
         lines += [f"b{i} = drift_values[{i}]" for i in range(self.dim)]
-        lines += [f"{e} = diffusion_values[{e[1]}][{e[2]}]" for e in entries]
+        lines += [f"d{i}_{j} = diffusion_values[{i}][{j}]" for i in range(self.dim) for j in range(i + 1)]
         functions = {
             k: f if hasattr(f, "py_func") else numba.njit(error_model="numpy")(f)
             for k, f in self._functions.items()
@@ -175,11 +185,15 @@ class _FunctionEvaluator:
         self._namespace, self._functions, self._dim = namespace, functions, dim
 
     def _call(self, name: str, x, shape: tuple[int, ...]):
-        values = self._functions[name](*(x[..., i] for i in range(self._dim)))
-        flat = [v for row in values for v in row] if len(shape) == 2 else list(values)
-        if len(flat) != int(np.prod(shape)):
-            raise ValueError(f"{name} must return {'×'.join(map(str, shape))} values, got {len(flat)}")
-        stacked = self._namespace.stack([v + 0.0 * x[..., 0] for v in flat], -1)
+        wanted = "one value per variable" if len(shape) == 1 else "one row of values per variable"
+        try:
+            values = self._functions[name](*(x[..., i] for i in range(self._dim)))
+        except TypeError as fault:
+            raise ValueError(f"{name} must be a function of {self._dim} coordinates: {fault}") from fault
+        rows = _checks.sequence(name, values, self._dim, f"entries, {wanted},")
+        if len(shape) == 2:
+            rows = [v for row in rows for v in _checks.sequence(name, row, self._dim, "values in each row")]
+        stacked = self._namespace.stack([v + 0.0 * x[..., 0] for v in rows], -1)
         return stacked.reshape(*x.shape[:-1], *shape)
 
     def drift(self, x, temperature=None):

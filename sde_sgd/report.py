@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,14 @@ class Report:
     """
 
     def __init__(self, title: str, lead: str = ""):
-        self.title = title
-        self.lead = lead
+        self.title = _text(title, "the title")
+        self.lead = _text(lead, "the lead")
         self.sections: list[Section] = []
         self.headlines: list[dict[str, str]] = []
 
     def headline(self, value: Any, label: str) -> "Report":
         """A number for the top of the page, with what it is in a few words."""
-        self.headlines.append({"value": number(value), "label": label})
+        self.headlines.append({"value": number(value), "label": _text(label, "the label of a headline")})
         return self
 
     def section(self, heading: str) -> "Section":
@@ -46,13 +46,16 @@ class Report:
         return self.sections[-1]
 
     def html(self, provenance: Mapping[str, Any] | None = None) -> str:
-        """The page. `provenance` (default: that of this process) closes it as a table."""
+        """The page. `provenance` (default: that of this process) closes it as a table.
+
+        Its "settings" are a table, or one as JSON text, as `sde_sgd.results.provenance` gives it; or None.
+        """
         import jinja2
 
         from . import results
 
         facts = dict(results.provenance() if provenance is None else provenance)
-        settings = json.loads(facts.pop("settings", "{}"))
+        settings = _settings(facts.pop("settings", None))
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -71,7 +74,7 @@ class Section:
     """One heading and what stands under it. Each method adds a block and returns the section."""
 
     def __init__(self, heading: str):
-        self.heading = heading
+        self.heading = _text(heading, "the heading of a section")
         self.blocks: list[dict[str, Any]] = []
 
     def text(self, text: str) -> "Section":
@@ -80,20 +83,21 @@ class Section:
 
     def verdict(self, passed: bool, text: str) -> "Section":
         """A sentence marked as holding or as failing, for what a check found."""
-        return self._add("verdict", passed=bool(passed), text=text)
+        return self._add("verdict", passed=bool(passed), text=_text(text, "a verdict"))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> "Section":
+    def table(self, columns: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> "Section":
         """A table. Numbers are set to four digits and aligned right; None is an empty cell.
 
         Raises ValueError for a row of another length than `columns`, naming the row.
         """
-        cells = []
-        for k, row in enumerate(rows):
+        columns, cells = [_text(name, "the name of a column") for name in _entries(columns, "columns")], []
+        for k, row in enumerate(_entries(rows, "rows")):
+            row = _entries(row, f"row {k} of the table")
             if len(row) != len(columns):
                 raise ValueError(f"row {k} of the table has {len(row)} cells for {len(columns)} columns: {row!r}")
             cells.append([{"text": number(value), "numeric": _is_number(value)} for value in row])
         numeric = [bool(cells) and all(row[k]["numeric"] for row in cells) for k in range(len(columns))]
-        return self._add("table", columns=list(zip(columns, numeric)), rows=cells, caption=caption)
+        return self._add("table", columns=list(zip(columns, numeric)), rows=cells, caption=_text(caption, "a caption"))
 
     def figure(self, figure: "Figure", caption: str, alt: str, wide: bool | None = None) -> "Section":
         """A matplotlib figure: fields as PNG at 150 dpi, everything else as SVG.
@@ -103,7 +107,7 @@ class Section:
         """
         from . import figures
 
-        if not alt.strip():
+        if not _text(alt, "the alt text").strip():
             raise ValueError("a figure needs an alt text that says what it shows")
         width, height = figure.get_size_inches()
         if figures.is_field(figure):
@@ -111,7 +115,7 @@ class Section:
         else:
             source = _data_address("image/svg+xml", figures.svg(figure))
         return self._add(
-            "figure", source=source, alt=alt, caption=caption, width=round(width * 96),
+            "figure", source=source, alt=alt, caption=_text(caption, "a caption"), width=round(width * 96),
             height=round(height * 96), wide=width > 7.2 if wide is None else wide,
         )  # fmt: skip
 
@@ -122,7 +126,8 @@ class Section:
         """
         from . import figures
 
-        return self._add("formula", alt=alt or latex, source=_data_address("image/svg+xml", figures.formula(latex)))
+        source = _data_address("image/svg+xml", figures.formula(_text(latex, "a formula")))
+        return self._add("formula", alt=_text(alt, "the alt text") or latex, source=source)
 
     def _add(self, kind: str, **content: Any) -> "Section":
         self.blocks.append({"kind": kind, **content})
@@ -130,7 +135,8 @@ class Section:
 
 
 def number(value: Any) -> str:
-    """A cell's text: numbers to four digits (2.1 × 10⁻⁵ if far from 1), yes/no, empty for None, else text.
+    """A cell's text: numbers to four digits (2.1 × 10⁻⁵ below 10⁻³ and from 10⁴), whole numbers in full, yes/no,
+    empty for None, else text.
 
     >>> [number(v) for v in (3, 0.12345, 2.1e-5, -4e9, float("inf"), True, None, "as it is")]
     ['3', '0.1235', '2.1 × 10⁻⁵', '−4 × 10⁹', '∞', 'yes', '', 'as it is']
@@ -149,11 +155,12 @@ def number(value: Any) -> str:
     value = float(value)
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        digits, exponent = f"{value:.3e}".split("e")
-        digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-        return f"{digits} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")
+    digits, _, exponent = f"{value:.3e}".partition("e")
+    # The exponent of the rounded number: 9999.6 has five digits once it has four.
+    if value == 0 or -3 <= int(exponent) < 4:
+        return f"{value:.4g}".replace("-", "−")
+    digits = digits.rstrip("0").rstrip(".")
+    return f"{digits} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
 
 
 def _is_number(value: Any) -> bool:
@@ -163,7 +170,29 @@ def _is_number(value: Any) -> bool:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    return [" ".join(part.split()) for part in _text(text, "a paragraph").split("\n\n") if part.strip()]
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be text, got {value!r}")
+    return value
+
+
+def _entries(value: Any, what: str) -> list:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{what} must be a sequence of cells, got {value!r}")
+    return list(value)
+
+
+def _settings(given: Any) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError as fault:
+        raise ValueError(f"the settings of a report must be a table or JSON text, got {given!r} ({fault})") from None
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ValueError(f"the settings of a report must be a table or JSON text, got {given!r}")
+    return settings or {}
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:

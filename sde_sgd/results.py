@@ -1,11 +1,9 @@
 """Results on disk: what made them, saved whole, read back checked, and resumed after an interruption."""
 
-import json
 import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,8 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from . import _attributes
 from ._config import canonical, fingerprint, plain, to_toml
 from ._files import replacing, sweep_partials, write_text
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _LIBRARIES = ("numpy", "scipy", "numba", "xarray", "torch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_JSON = "json:"
 
 
 # What made a result ---------------------------------------------------------------------------------------
@@ -37,7 +33,8 @@ def provenance(settings: Mapping[str, Any] | None = None) -> dict[str, str | int
     """Where a result comes from, as attributes any netCDF reader shows: text and one whole number.
 
     `settings` (a resolved configuration) is kept as canonical JSON under "settings". A library that is not
-    installed has version "absent"; "git" is empty outside a checkout and ends in "+dirty" for edited sources.
+    installed has version "absent"; "git" is empty outside a checkout and ends in "+dirty" for edited sources;
+    what is not Unicode in the command line is escaped in "argv".
     """
     found: dict[str, str | int] = {
         "schema": SCHEMA,
@@ -50,7 +47,7 @@ def provenance(settings: Mapping[str, Any] | None = None) -> dict[str, str | int
     found |= {name: _version(name) for name in _LIBRARIES}
     return found | {
         "float_type": "float64",
-        "argv": shlex.join(sys.argv),
+        "argv": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode("utf-8"),
         "settings": canonical(settings or {}),
     }
 
@@ -82,83 +79,93 @@ def _git_state() -> str:
 # Saving and loading ---------------------------------------------------------------------------------------
 
 
+class NoResult(ValueError):
+    """There is no file where a result was looked for."""
+
+
 def save(data: "xr.Dataset | xr.DataTree", path: str | os.PathLike) -> None:
     """Write a Dataset or DataTree to `path` as netCDF-4, whole or not at all.
 
-    Attributes that netCDF has no type for (True, None, lists, tables, whole numbers beyond 64 bits) are
-    written as "json:…" and read back as they were; arrays come back as lists. `data` itself is not changed.
-    Raises ValueError for an attribute that is none of these, naming it.
+    Numbers are written as they are: no packing, whatever an `encoding` says. Attributes that netCDF has no type
+    for (True, None, lists, tables, whole numbers beyond 64 bits) or whose name has a meaning of its own there
+    (units, scale_factor, _FillValue, …) are written as "json:…" and read back as they were; arrays come back as
+    lists. The attribute "schema" of the root is the file format's own. `data` itself is not changed.
+    Raises ValueError, naming it, for an attribute that is none of these, for an array of objects other than text,
+    and for what netCDF cannot hold, such as a MultiIndex.
     """
-    written = _with_attributes(data, _encode)
+    written = _written(_checked_result(data))
+    if written.attrs.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"the attribute 'schema' is the file format's version, {SCHEMA}: give yours another name")
     written.attrs["schema"] = SCHEMA
     with replacing(path) as partial:
-        written.to_netcdf(partial, engine="h5netcdf")
+        try:
+            written.to_netcdf(partial, engine="h5netcdf")
+        except (NotImplementedError, TypeError, UnicodeError) as fault:
+            raise ValueError(f"the result cannot be saved: {fault}") from fault
 
 
 def load(path: str | os.PathLike) -> "xr.Dataset | xr.DataTree":
     """Read into memory what `save` wrote: a DataTree if the file has groups, otherwise a Dataset.
 
-    Raises ValueError if there is no such file, if it is not netCDF, or if it was not written by this schema.
+    Raises ValueError if there is no such file (`NoResult`), if it is not netCDF, or if it was not written by this
+    schema.
     """
     import xarray as xr
 
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no result at {path}")
     try:
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
+        # Opened once: whoever replaces or deletes the file meanwhile does not change what is read.
+        with open(path, "rb") as file, xr.open_datatree(file, engine="h5netcdf", decode_timedelta=True) as tree:
             data = tree.load()
-    except (OSError, KeyError, RuntimeError) as fault:
+    except FileNotFoundError:
+        raise NoResult(f"there is no result at {path}") from None
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as fault:
         raise ValueError(f"{path} cannot be read as a result ({fault}); delete it and run again") from fault
     schema = data.attrs.pop("schema", None)
     if schema is None:
         raise ValueError(f"{path} was not written by sde-sgd: it has no attribute 'schema'")
     if schema != SCHEMA:
         raise ValueError(f"{path} has schema {schema}; this version of sde-sgd reads schema {SCHEMA}")
-    data = _with_attributes(data if data.children else data.to_dataset(), _decode)
+    data = _with_attributes(
+        data if data.children else data.to_dataset(), lambda attrs, where: _attributes.decode(attrs)
+    )
     data.attrs["schema"] = SCHEMA
     return data
 
 
-def _with_attributes(data: Any, change: Callable[[Any, str], Any]) -> Any:
-    """A shallow copy of a Dataset or DataTree in which every attribute went through `change(value, name)`."""
+def _checked_result(data: Any) -> "xr.Dataset | xr.DataTree":
+    import xarray as xr
+
+    if not isinstance(data, xr.Dataset | xr.DataTree):
+        raise ValueError(f"a result is an xarray Dataset or DataTree, got {type(data).__name__}")
+    return data
+
+
+def _written(data: Any) -> Any:
+    """A shallow copy as it goes to the file: attributes encoded, nothing that would repack the numbers."""
+    copy = _with_attributes(data, _attributes.encode)
+    for dataset in [node.dataset for node in copy.subtree] if hasattr(copy, "subtree") else [copy]:
+        for name, variable in dataset.variables.items():
+            variable.encoding = {}
+            if variable.dtype.kind == "O" and not all(isinstance(value, str) for value in variable.values.flat):
+                raise ValueError(
+                    f'{name} cannot be saved: an array of objects must hold text only; use numbers, or "" for none'
+                )
+    return copy
+
+
+def _with_attributes(data: Any, change: Callable[[Mapping, str], dict[str, Any]]) -> Any:
+    """A shallow copy of a Dataset or DataTree in which all attributes went through `change(attributes, owner)`."""
     import xarray as xr
 
     if isinstance(data, xr.DataTree):
         nodes = {node.path: node.to_dataset(inherit=False) for node in data.subtree}
         return xr.DataTree.from_dict({path: _with_attributes(node, change) for path, node in nodes.items()})
-    if not isinstance(data, xr.Dataset):
-        raise ValueError(f"a result is an xarray Dataset or DataTree, got {type(data).__name__}")
     copy = data.copy()
-    holders: tuple[Any, ...] = (copy, *copy.variables.values())
-    for holder in holders:
-        holder.attrs = {name: change(value, name) for name, value in holder.attrs.items()}
+    copy.attrs = change(copy.attrs, "the dataset")
+    for name, variable in copy.variables.items():
+        variable.attrs = change(variable.attrs, repr(name))
     return copy
-
-
-def _encode(value: Any, name: str) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, str):
-        direct = not value.startswith(_JSON) and "\0" not in value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        direct = -(2**63) <= value < 2**63
-    else:
-        direct = isinstance(value, float)
-    if direct:
-        return value
-    try:
-        return _JSON + json.dumps(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"attribute {name!r} cannot be saved: {value!r} is not a number, text, list or table"
-        ) from None
-
-
-def _decode(value: Any, name: str) -> Any:
-    if isinstance(value, str) and value.startswith(_JSON):
-        return json.loads(value.removeprefix(_JSON))
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 # Runs -----------------------------------------------------------------------------------------------------
@@ -176,8 +183,9 @@ class Run:
             run.finish(tree, report.html(), {"density": figure})
         result = run.result()
 
-    `fresh=True` forgets earlier stages and results of the same question (after an edit of the code, which the
-    hash does not see). Two processes may work on one run: they repeat work but never see half a file.
+    `fresh=True` forgets earlier stages, result, report and figures of the same question (after an edit of the
+    code, which the hash does not see). Two processes may work on one run, and one of them may start afresh: they
+    repeat work, but see no half file and lose no stage they are working on.
     """
 
     def __init__(self, verb: str, config: Mapping[str, Any], root: str | os.PathLike = "runs", *, fresh: bool = False):
@@ -187,9 +195,19 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep_partials(self.folder)
         if fresh:
-            self.result_path.unlink(missing_ok=True)
-            shutil.rmtree(self.folder / "stages", ignore_errors=True)
+            self._forget()
         write_text(self.folder / "config.toml", to_toml(self.config))  # first, so that the folder says what it is
+
+    def _forget(self) -> None:
+        # File by file, whole files only: another process may be writing its partial file beside them. The result
+        # goes first: without it the run is not finished, whatever else is still there.
+        for path in (
+            self.result_path,
+            *(self.folder / "stages").glob("*.nc"),
+            self.report_path,
+            *(self.folder / "figures").glob("*.png"),
+        ):
+            path.unlink(missing_ok=True)
 
     @property
     def result_path(self) -> Path:
@@ -215,9 +233,15 @@ class Run:
         and the same attributes as an uninterrupted one.
         """
         path = self._stage_path(name)
-        if not path.is_file():
-            save(self._signed(compute()), path)
-        return load(path)
+        computed = None
+        while True:  # until it is read: another process that starts afresh may delete it in between
+            if not path.is_file():
+                computed = self._signed(compute()) if computed is None else computed
+                save(computed, path)
+            try:
+                return load(path)
+            except NoResult:
+                continue
 
     def finish(
         self,
@@ -238,7 +262,7 @@ class Run:
         return load(self.result_path)
 
     def _signed(self, data: "xr.Dataset | xr.DataTree") -> "xr.Dataset | xr.DataTree":
-        signed = data.copy()
+        signed = _checked_result(data).copy()
         signed.attrs = {**data.attrs, **provenance(self.config)}
         return signed
 
@@ -247,6 +271,6 @@ class Run:
 
 
 def _checked_name(what: str, name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"a {what} is named by letters, digits, '.', '_' and '-', got {name!r}")
     return name

@@ -156,13 +156,118 @@ def test_processes_from_expressions_and_from_functions_agree():
     np.testing.assert_allclose(a.x, b.x, rtol=1e-12)
 
 
-IRIS = {"a": np.ones(4)}
+EXPRESSIONS = [
+    *("abs(x)*x", "sqrt(2)*x**2", "2**x", "erf(x)*x", "erfc(x)**2", "tanh(1)*x**3", "x**3*sqrt(x**2 + 1)"),
+    *("(x**2 + 1)**(-3/2)", "(x**2 + 1)**a", "x**b", "pi*x*log(x**2 + 1)", "sin(x)*cos(3*x)", "tan(x/3)"),
+    *("sinh(x)/cosh(x/2)", "atan(x)*exp(-x**2/2)", "log(1 + exp(-x))", "(x - 1)**4/(x**2 + 2)**3", "x**0.5*0 + x**2.0"),
+]
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_lanes_numpy_and_differences_agree(text):
+    """The same expression through the path kernel (one nearly noiseless step), NumPy and central differences."""
+    landscape = sde.Landscape("x", text, parameters={"a": 0.7, "b": 2.0})
+    x = np.array([[-1.3], [-0.4], [0.6], [1.9]])
+    if "x**0.5" in text:
+        x = np.abs(x)
+    gradient = landscape.gradient(x)
+    step = sde.simulate(landscape.at_temperature(1e-40), x, step=0.5, steps=1, paths=4).x.values
+    np.testing.assert_allclose(step, (x - 0.5 * gradient)[:, 0], rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(gradient, central(landscape.loss, x), rtol=1e-7, atol=1e-8)
+
+
+def test_torch_agrees_where_it_is_installed():
+    torch = pytest.importorskip("torch")
+    x = RNG.uniform(0.2, 1.5, size=(5, 1))
+    for text in EXPRESSIONS:
+        landscape = sde.Landscape("x", text, parameters={"a": 0.7, "b": 2.0})
+        gradient = landscape.evaluator(torch).gradient(torch.tensor(x))
+        np.testing.assert_allclose(gradient.numpy(), landscape.gradient(x), rtol=1e-14, atol=1e-14)
+
+
+def test_a_kink_is_flat_for_second_derivatives():
+    median = sde.FiniteSum("x", "abs(x - a)", {"a": [-1.0, 0.0, 2.0]})
+    np.testing.assert_allclose(median.gradient([[0.5], [-3.0]])[:, 0], [1 / 3, -1.0])
+    np.testing.assert_array_equal(median.hessian([[0.5]]), 0.0)
+    np.testing.assert_array_equal(median.diffusion_divergence([[0.5]]), 0.0)
+
+
+def test_a_definition_cannot_be_changed_from_outside():
+    values = np.array([1.0, 2.0, 3.0])
+    mean = sde.FiniteSum("x", "(x - a)**2/2", {"a": values}, parameters={"unused": 1.0})
+    before = mean.gradient([0.5])
+    values[:] = 100.0
+    np.testing.assert_array_equal(mean.gradient([0.5]), before)
+    with pytest.raises(TypeError):
+        mean.parameters["unused"] = 2.0
+    with pytest.raises(ValueError):
+        mean.data["a"][0] = 2.0
+
+
+def test_critical_points_of_stiff_periodic_and_degenerate_losses():
+    stiff = sde.Landscape(("x", "y"), "1e12*x**2/2 + (y**2 - 1)**2/4", domain=((-2, 2), (-2, 2))).critical_points()
+    assert sorted(stiff.kind.values) == ["minimum", "minimum", "saddle"]
+    np.testing.assert_allclose(np.sort(stiff.y), [-1, 0, 1], atol=1e-9)
+    valley = sde.Landscape(("x", "y"), "(1 - x)**2 + 1e4*(y - x**2)**2", domain=((-2, 2), (-2, 2))).critical_points()
+    assert valley.sizes["point"] == 1 and valley.kind.item() == "minimum"
+    ring = sde.Landscape("theta", "-cos(theta)", domain={"theta": (0, 2 * np.pi, "periodic")}).critical_points()
+    assert sorted(ring.kind.values) == ["maximum", "minimum"]
+    for power in (3, 4, 5):
+        flat = sde.Landscape("x", f"(x - 0.3)**{power}", domain=((-2, 2),)).critical_points()
+        assert set(flat.kind.values) == {"degenerate"}
+        np.testing.assert_allclose(flat.x, 0.3, atol=0.01)
+
+
+def test_a_hard_expression_is_refused_in_seconds():
+    product = "*".join(f"sin({k}*x + y)" for k in range(1, 111))
+    with pytest.raises(ValueError, match="more than 5000 operations"):
+        sde.Landscape(("x", "y"), product).gradient([1.0, 2.0])
+    turned = "(cos(x*y)**2*exp(x) + sin(x*y)**2*exp(y))"
+    d = [[turned, f"cos(x)*{turned} + sin(x**2)"], [f"sin(x**2) + {turned}*cos(x)", turned]]
+    sde.Landscape(("x", "y"), "x", diffusion=d)  # symmetric, though not written the same way
+
+
 FAULTS = {
     "unknown symbol 'z'": lambda: sde.Landscape(("x",), "x*z"),
     "not symmetric": lambda: sde.Landscape(("x", "y"), "x", diffusion=[["1", "x"], ["0", "1"]]),
     "indefinite: its smallest eigenvalue is -1": lambda: sde.Landscape(("x", "y"), "x", diffusion=[[1, 2], [2, 1]]),
-    "diffusion must be 2×2": lambda: sde.Landscape(("x", "y"), "x", diffusion=[[1]]),
+    "diffusion must have 2 rows": lambda: sde.Landscape(("x", "y"), "x", diffusion=[[1]]),
     "circulation must have 2": lambda: sde.Landscape(("x", "y"), "x", circulation=["y"]),
+    "'density' is reserved": lambda: sde.Landscape(("density",), "1"),
+    "'x_bin' is reserved": lambda: sde.Landscape(("x", "x_bin"), "1"),
+    "'lambda' is not a name": lambda: sde.Landscape(("x",), "x", parameters={"lambda": 1}),
+    "circulation must be a sequence of 2": lambda: sde.Landscape(("x", "y"), "x", circulation="xy"),
+    "variable names must be a sequence": lambda: sde.Landscape(5, "1"),
+    "parameters must be a mapping": lambda: sde.Landscape("x", "1", parameters=5),
+    "domain must give": lambda: sde.Landscape("x", "1", domain=5),
+    "domain of 'x' needs numbers": lambda: sde.Landscape("x", "1", domain=((0, None),)),
+    "drift must have 1 components": lambda: sde.Process(["-x", "x"], [["1"]], 1.0, variables=("x",)),
+    "drift must be a sequence": lambda: sde.Process(5, [["1"]], 1.0, variables=("x",)),
+    "drift must have 2 entries": lambda: sde.Process(
+        lambda x, y: (x, y, x),
+        lambda x, y: ((1, 0), (0, 1)),
+        1.0,
+        variables=("x", "y"),
+        diffusion_divergence=lambda x, y: (0, 0),
+    ),
+    "at .*it is .*D is a covariance": lambda: sde.Process(
+        lambda x, y: (x, y),
+        lambda x, y: ((1, 0.5), (0, 1)),
+        1.0,
+        variables=("x", "y"),
+        diffusion_divergence=lambda x, y: (0, 0),
+    ),
+    "drift must be a function of 2 coordinates": lambda: sde.Process(
+        lambda x: (x,),
+        lambda x, y: ((1, 0), (0, 1)),
+        1.0,
+        variables=("x", "y"),
+        diffusion_divergence=lambda x, y: (0, 0),
+    ),
+    "temperature must be a finite number > 0, got -1": lambda: sde.landscapes.get("example_19").drift([0.0, 1.0], -1),
+    "x must be real numbers": lambda: sde.landscapes.get("double_well").loss([1j, 0]),
+    "namespace must be the module": lambda: sde.landscapes.get("double_well").evaluator("numpy"),
+    "cannot be compiled": lambda: sde.Landscape("x", "abs(x**1.3)").gradient([1.0]),
     "'time' is reserved": lambda: sde.Landscape(("time",), "1"),
     "'exp' is reserved": lambda: sde.Landscape(("exp",), "1"),
     "declared twice": lambda: sde.Landscape(("x", "x"), "x"),

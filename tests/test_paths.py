@@ -113,34 +113,54 @@ def test_euler_maruyama_has_its_own_exact_covariance(rotation):
 
 
 def test_weak_order_one():
-    """E x² of the one-dimensional quadratic at t = 1: the error halves with h (5 standard errors)."""
-    line = sde.Landscape("x", "x**2/2").at_temperature(0.5)
-    exact = 4 * np.exp(-2) + 0.5 * (1 - np.exp(-2))
-    errors = []
-    for h in (0.2, 0.1):
-        x = sde.simulate(line, 2.0, step=h, steps=round(1 / h), paths=1_000_000, seed=2).x
-        errors.append(float((x**2).mean()) - exact)
-    standard = 1.2e-3  # std(x²) ≈ 0.9 … 1.1 at 10⁶ paths
-    assert errors[0] / errors[1] == pytest.approx(2.1, abs=5 * standard * 3 / abs(errors[1]))
+    """E x² of x' = −x/… at t = 1: each h has Euler's own closed form (5 standard errors), whose order is 1 ± 0.05."""
+    line, temperature, exact = sde.Landscape("x", "x**2/2"), 0.5, 4 * np.exp(-2) + 0.5 * (1 - np.exp(-2))
+
+    def euler(h):
+        decay = (1 - h) ** 2
+        stationary = 2 * temperature * h / (1 - decay)
+        return stationary + (4 - stationary) * decay ** round(1 / h)
+
+    for h in (0.25, 0.125):
+        x = sde.simulate(line.at_temperature(temperature), 2.0, step=h, steps=round(1 / h), paths=400_000, seed=2).x
+        square = x.values**2
+        error = square.std() / np.sqrt(square.size)
+        assert abs(square.mean() - euler(h)) < 5 * error
+        assert abs(square.mean() - exact) > 10 * error  # the continuous value is excluded
+    orders = np.diff(np.log([abs(euler(2.0**-k) - exact) for k in (6, 7)])) / np.log(0.5)
+    assert orders[0] == pytest.approx(sde.SCHEMES["euler_maruyama"].weak_order, abs=0.05)
 
 
-def test_strong_order_of_multiplicative_noise():
-    """x' = −x dt + √(2T(1 + x²)) dW on shared increments: slope ½ ± 0.1 against NumPy's fine solution."""
-    rng, temperature, fine = np.random.default_rng(1), 0.5, 2**10
-    increments = rng.normal(size=(fine, 4000)) / np.sqrt(fine)
+def coarse_and_fine(landscape, temperature, levels, steps, paths):
+    """Paths of the package at h = 2^level·h₀, all on the increments of the finest: read off a free Brownian motion."""
+    fine = 2.0**-10
+    brownian = sde.Landscape("x", "0").at_temperature(0.5)
+    walk = sde.simulate(brownian, 0.0, step=fine, steps=steps, paths=paths, save_every=1, seed=1).x.values
+    increments = np.diff(walk, axis=1)  # √h ξ, the very normals the kernel uses for any process with this seed
 
     def euler(stride):
-        x = np.ones(4000)
-        for noise in increments.reshape(fine // stride, stride, -1).sum(1):
-            x = x - x * stride / fine + np.sqrt(2 * temperature * (1 + x**2)) * noise
+        x = np.ones(paths)
+        for noise in increments.reshape(paths, -1, stride).sum(2).T:
+            d = landscape.diffusion(x[:, None])[:, 0, 0]
+            x = x + landscape.drift(x[:, None])[:, 0] * stride * fine + np.sqrt(2 * temperature * d) * noise
         return x
 
-    reference = euler(1)
-    strides = np.array([16, 32, 64, 128])
-    errors = [np.abs(euler(s) - reference).mean() for s in strides]
-    assert np.polyfit(np.log(strides), np.log(errors), 1)[0] == pytest.approx(
-        sde.SCHEMES["euler_maruyama"].strong_order, abs=0.1
-    )
+    kernel = sde.simulate(
+        landscape.at_temperature(temperature), 1.0, step=fine, steps=steps, paths=paths, seed=1
+    ).x.values
+    np.testing.assert_allclose(euler(1), kernel, rtol=1e-9, atol=1e-9)  # the kernel is Euler–Maruyama, path by path
+    return kernel, [euler(2**level) for level in levels]
+
+
+@pytest.mark.parametrize("diffusion, order", [("1 + x**2", "strong_order"), ("1", "strong_order_additive")])
+def test_strong_order_on_one_noise(diffusion, order):
+    """Slope of E|x_h − x_fine| over h = 2⁻⁶…2⁻³ on the kernel's own noise: ½, and 1 for constant D, each ± 0.1."""
+    landscape = sde.Landscape("x", "x**2/2", diffusion=[[diffusion]])
+    levels = np.array([4, 5, 6, 7])
+    reference, coarse = coarse_and_fine(landscape, 0.5, levels, steps=2**10, paths=4000)
+    errors = [np.abs(x - reference).mean() for x in coarse]
+    slope = np.polyfit(levels * np.log(2), np.log(errors), 1)[0]
+    assert slope == pytest.approx(getattr(sde.SCHEMES["euler_maruyama"], order), abs=0.1)
 
 
 def test_position_dependent_noise_is_the_cholesky_factor():
@@ -160,6 +180,49 @@ def test_singular_diffusion_is_allowed():
     run = sde.simulate(flat.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=100, paths=64)
     np.testing.assert_allclose(run.x, run.y, atol=1e-13)
     assert float(np.abs(run.x).max()) > 0.1
+
+
+def test_noise_that_vanishes_along_a_direction_is_no_divergence():
+    """All samples agree in y, so D is singular: y descends without noise, whatever the size of the common gradient."""
+    flat = sde.FiniteSum(("x", "y"), "(x - a)**2/2 + 1000*y**2/2", {"a": [-1.0, 0.0, 1.0]})
+    run = sde.simulate(flat.at_temperature(0.1), (0.3, 2.3), step=1e-3, steps=50, paths=64)
+    np.testing.assert_allclose(run.y, 2.3 * (1 - 1e-3 * 1000) ** 50, atol=1e-12)
+    assert float(run.x.std()) > 1e-3
+    pair = sde.FiniteSum(("x", "y"), "(x*u + y*v - z)**2/2", {"u": [1.0, 0.3], "v": [0.2, 1.1], "z": [1.0, -1.0]})
+    drawn = sde.simulate(pair.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=1000, paths=64)
+    assert np.isfinite(drawn.x).all()
+    far = sde.FiniteSum("x", "(x - a)**2/2", {"a": [1e8 - 1, 1e8, 1e8 + 1]})
+    moved = sde.simulate(far.at_temperature(0.5), 0.0, step=1e-8, steps=1, paths=100_000).x
+    assert float(moved.std()) == pytest.approx(np.sqrt(1e-8 * 2 / 3), rel=0.02)
+
+
+def test_processes_of_many_variables():
+    names = tuple(f"x{chr(97 + i)}" for i in range(11))
+    count = range(11)
+    wide = sde.Process(
+        lambda *x: tuple(0 * v for v in x),
+        lambda *x: tuple(tuple((4.0 if i == 10 else 1.0) * (i == j) for j in count) for i in count),
+        0.5, variables=names, diffusion_divergence=lambda *x: tuple(0 * v for v in x))  # fmt: skip
+    eleven = sde.Landscape(names, "0", diffusion=[[(4 if i == 10 else 1) * int(i == j) for j in count] for i in count])
+    np.testing.assert_allclose(wide.diffusion(np.zeros(11)), eleven.diffusion(np.zeros(11)))
+    run = sde.simulate(eleven.at_temperature(0.5), np.zeros(11), step=1.0, steps=1, paths=20_000)
+    np.testing.assert_allclose([float(run[n].var()) for n in names], [1.0] * 10 + [4.0], rtol=0.06)
+
+
+def test_sgd_wraps_a_periodic_axis():
+    ring = sde.FiniteSum("theta", "a*theta", {"a": [1.0, 2.0]}, domain={"theta": (0, 2 * np.pi, "periodic")})
+    run = sde.sgd(ring, 1.0, learning_rate=0.5, batch_size=1, steps=100, replicas=70, save_every=1)
+    assert float(run.theta.min()) >= 0 and float(run.theta.max()) < 2 * np.pi
+    with pytest.raises(ValueError, match="count on a grid that agrees"):
+        sde.sgd(ring, 1.0, learning_rate=0.5, batch_size=1, steps=100, replicas=70,
+                observables=sde.Histogram(sde.Grid(-np.pi, np.pi, 8, boundary="periodic")))  # fmt: skip
+
+
+def test_progress_comes_early_and_often():
+    seen = []
+    big = sde.FiniteSum("x", "(x - a)**2/2", {"a": np.linspace(-1, 1, 20_000)})
+    sde.simulate(big.at_temperature(0.1), 0.0, step=0.1, steps=300, paths=64, progress=lambda *at: seen.append(at))
+    assert len(seen) >= 4 and seen[-1] == (300, 300)
 
 
 def test_periodic_axis_wraps():
@@ -351,7 +414,16 @@ FAULTS = {
     "learning_rate must be": lambda: recursion(learning_rate=0),
     "batch_size must be a whole number from 1 to 150, got 151": lambda: recursion(batch_size=151),
     "svag must be": lambda: recursion(svag=0),
-    "sgd needs a FiniteSum": lambda: sde.sgd(PROCESS, (0, 0), learning_rate=1, batch_size=1, steps=1),
+    "finite_sum must be a FiniteSum, got Process": lambda: sde.sgd(
+        PROCESS, (0, 0), learning_rate=1, batch_size=1, steps=1
+    ),
+    "process must be a Process, got FiniteSum": lambda: sde.simulate(NEURON, (0, 0), step=0.1, steps=1),
+    "observables must be a Histogram, got Grid": lambda: langevin(observables=GRID),
+    "grid must be a Grid": lambda: sde.sample_density(PROCESS, 5, step=0.1, steps=9, paths=64, burn_in=1),
+    "progress must be a function": lambda: langevin(progress=5),
+    "array of real numbers": lambda: langevin(start=(0.0, 1j)),
+    "step must be a finite number > 0, got 1000": lambda: langevin(step=10**400),
+    "array of indices needs": lambda: sde.sample_indices(2**32 - 1, batch_size=2**20, steps=2**32),
     "5 paths cannot fill 16": lambda: langevin(paths=5, observables=sde.Histogram(GRID)),
     "no state is counted": lambda: langevin(observables=sde.Histogram(GRID, burn_in=37)),
     "has 1 dimensions, the process 2": lambda: langevin(observables=sde.Histogram(sde.Grid(0, 1, 5))),

@@ -6,25 +6,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sde_sgd.paths import density_dataset
+
 
 class BlockHistogram:
     """Counts of states in the cells of a grid for ``blocks`` contiguous, equal groups of paths.
 
-    ValueError where ``blocks`` is below 2 or does not divide ``paths``.
+    ValueError where ``blocks`` does not divide ``paths``.
     """
 
     def __init__(self, grid, paths: int, blocks: int):
-        if blocks < 2 or paths % blocks:
+        if paths % blocks:
             raise ValueError(
-                f"blocks={blocks}: at least 2 for an error estimate, and a divisor of paths={paths}, so that "
-                "every block holds as many paths"
+                f"blocks={blocks} must be a divisor of paths={paths}, so that every block holds as many paths"
             )
         self._grid, self._blocks, self._size = grid, blocks, paths // blocks
         self._counts = np.zeros((blocks, grid.size), dtype=np.int64)
         self._total = 0
 
     def add(self, states: NDArray[np.float64]) -> None:
-        """Count states (saves, paths, d); a cell owns its lower edge, a periodic axis folds into the grid."""
+        """Count states (saves, paths, d); a cell owns its lower edge.
+
+        The end of a periodic axis, over exactly one period, is its beginning.
+        """
         shape = self._grid.shape
         index = np.floor((states - self._grid.lower) / self._grid.spacing)
         for axis, periodic in enumerate(self._grid.periodic):
@@ -40,16 +44,8 @@ class BlockHistogram:
         self._total += len(states) * self._size
 
     def dataset(self, variables: tuple[str, ...]) -> xr.Dataset:
-        """``density``, ``density_error`` and ``counts``, with cell centres as coordinates."""
+        """``density``, ``density_error``, ``counts`` and ``outside``, with cell centres as coordinates."""
         counts = self._counts.reshape(self._blocks, *self._grid.shape)
-        samples = self._total * self._blocks
-        densities = counts / (self._total * self._grid.cell_volume)
-        return xr.Dataset(
-            {
-                "density": (variables, densities.mean(axis=0)),
-                "density_error": (variables, densities.std(axis=0, ddof=1) / np.sqrt(self._blocks)),
-                "counts": (("block", *variables), counts),
-            },
-            coords=dict(zip(variables, self._grid.axes)),
-            attrs={"samples": samples, "outside": samples - int(counts.sum())},
-        )
+        outside = self._total - self._counts.sum(axis=1)
+        result = density_dataset(counts, outside, self._grid, variables)
+        return result.assign_attrs(samples=self._total * self._blocks, outside=int(outside.sum()))

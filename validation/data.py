@@ -8,6 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_sgd import _checks
+
+from ._numbers import LARGEST_SEED, from_zero
+
 
 class Digits(NamedTuple):
     """Images (n, 1, size, size) in [0, 1] and labels (n,) counted from 0, split once."""
@@ -35,7 +39,7 @@ def digits(
     ----------
     size : 7 or 8.
     classes : distinct digits 0 … 9, at least two; about 180 images each.
-    test_fraction : in [0, 1).
+    test_fraction : in [0, 1), leaving at least one image to train on.
     dtype : torch.float32 or torch.float64.
 
     Raises
@@ -49,13 +53,14 @@ def digits(
     follows tiny-fc of Chaudhari & Soatto 2018, which pools MNIST; figures on MNIST are not comparable
     digit by digit.
     """
-    classes = tuple(classes)
-    if size not in (7, 8):
-        raise ValueError(f"size={size}: the images are 8 × 8; choose 7 or 8")
-    if len(classes) < 2 or len(set(classes)) < len(classes) or not set(classes) <= set(range(10)):
+    size = _checks.whole("size", size, 7, 8, "the images are 8 × 8")
+    if not isinstance(classes, Iterable):
+        raise ValueError(f"classes must be a sequence of digits, got {classes!r}")
+    classes = tuple(_checks.whole("a class", digit, 0, 9, "it is a digit") for digit in classes)
+    if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"classes={classes}: at least two distinct digits from 0 to 9")
-    if not 0 <= test_fraction < 1:
-        raise ValueError(f"test_fraction={test_fraction}: must be at least 0 and below 1")
+    test_fraction = from_zero("test_fraction", test_fraction, below=1.0)
+    seed = _checks.whole("seed", seed, 0, LARGEST_SEED)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: choose torch.float32 or torch.float64")
 
@@ -74,4 +79,6 @@ def digits(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, targets = images[order].to(dtype), targets[order]
     kept = len(images) - round(test_fraction * len(images))
+    if kept == 0:
+        raise ValueError(f"test_fraction={test_fraction} of {len(images)} images leaves none to train on: lower it")
     return Digits(images[:kept], targets[:kept], images[kept:], targets[kept:])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from sde_sgd import _checks
+
 from . import _samples
 from ._memory import require_memory
 from .ranks import rank_measures
@@ -35,7 +37,8 @@ class GradientNoise:
         Parameters with ``requires_grad=False`` are constants. Order of the d weights:
         ``torch.nn.utils.parameters_to_vector`` over those that remain.
     loss : callable
-        ``loss(output, target)``, called on batches of one: any criterion that then gives one number.
+        ``loss(output, target)``, called on batches of one, where it must give one number. On a larger batch it
+        must be the mean or the sum of these (or list them): what it does across a batch has no part in D.
     dataset : (inputs, targets) or TensorDataset
         The N samples, first dimension N. Floating inputs must have the parameters' float type.
     statistics : "eval"
@@ -49,9 +52,9 @@ class GradientNoise:
     Raises
     ------
     ValueError
-        No trainable parameter, shapes that do not match, NaN (naming the parameter or sample), a model that
-        is random or mixes samples, a criterion without one number per sample; on use: what does not fit in
-        memory.
+        No trainable parameter, shapes or types that do not match, NaN (naming the parameter or sample), a model
+        that is random, mixes samples or cannot run under ``torch.func.vmap``, a criterion without one number per
+        sample or with class weights and reduction="mean"; on use: what does not fit in memory.
 
     References
     ----------
@@ -71,14 +74,17 @@ class GradientNoise:
     """
 
     def __init__(self, model: nn.Module, loss: Callable, dataset, *, statistics: str = "eval", device=None):
-        if statistics != "eval":
-            raise ValueError(f'statistics={statistics!r} is not available; available: "eval"')
+        _checks.choice("statistics", statistics, ["eval"])
+        _checks.instance("model", model, nn.Module)
+        if not callable(loss):
+            raise ValueError(f"loss must be a function of (output, target), got {loss!r}")
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError("the model has no parameter with requires_grad=True: there is no gradient")
         model = copy.deepcopy(model).eval()
-        self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        model.to(self.device)
+        with _samples.in_words(f"device={device!r} cannot be used"):
+            self.device = torch.device(device) if device is not None else next(model.parameters()).device
+            model.to(self.device)
         every = {name: parameter.detach() for name, parameter in model.named_parameters()}
         for name, value in every.items():
             if not torch.isfinite(value).all():
@@ -86,10 +92,12 @@ class GradientNoise:
         self._parameters = {name: every.pop(name) for name in trainable}
         self.dtype = functools.reduce(torch.promote_types, (p.dtype for p in self._parameters.values()))
         self._inputs, self._targets = _samples.as_tensors(dataset, self.device, self.dtype)
-        _samples.check_model(model, self._inputs)
         self._loss = _samples.one_sample_loss(model, loss, every | dict(model.named_buffers()))
-        with torch.no_grad():
-            self._loss(self._parameters, self._inputs[0], self._targets[0])
+        # From the plain to the demanding, so that each fault is told as what it is.
+        first, alone = _samples.check_model(model, self._inputs)
+        _samples.check_loss(model, loss, self._inputs, self._targets)
+        next(self._gradients(trainable, 2))
+        _samples.check_apart(first, alone)
 
     @property
     def samples(self) -> int:
@@ -108,7 +116,12 @@ class GradientNoise:
         gradients = vmap(grad(lambda own, x, y: self._loss(own | constant, x, y)), (None, 0, 0))
         for start in range(0, self.samples, rows):
             chunk = slice(start, start + rows)
-            parts = gradients(chosen, self._inputs[chunk], self._targets[chunk])
+            with _samples.in_words(
+                f"the gradients of samples {start} to {min(start + rows, self.samples) - 1} cannot be computed "
+                "by torch.func.vmap(grad), which takes tensor operations only (no .item(), no branch on values, "
+                "no change of a buffer in place)"
+            ):
+                parts = gradients(chosen, self._inputs[chunk], self._targets[chunk])
             flat = {
                 name: parts[name].detach().flatten(1) if parts[name].ndim > 1 else parts[name][:, None]
                 for name in names
@@ -122,9 +135,8 @@ class GradientNoise:
 
     def sample_gradients(self, rows: int | None = None) -> Iterator[Tensor]:
         """g_k in the order of the dataset, as chunks (at most ``rows``, d); by default about 128 MiB each."""
-        if rows is not None and rows < 1:
-            raise ValueError(f"rows={rows}: a chunk needs at least one sample")
-        return self._gradients(list(self._parameters), rows or self._rows(self.parameters))
+        rows = self._rows(self.parameters) if rows is None else _checks.whole("rows", rows, 1)
+        return self._gradients(list(self._parameters), rows)
 
     def _groups(self, room: int) -> list[list[str]]:
         """Parameter tensors in order, joined while N × d_group float64 numbers stay under ``room`` bytes."""

@@ -7,6 +7,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sde_sgd import _checks
+
+from ._numbers import from_zero
+
 
 class Neuron(nn.Module):
     """p(x) = tanh(w x + c): one neuron, two weights (w, c) in this order, float64.
@@ -17,8 +21,8 @@ class Neuron(nn.Module):
 
     def __init__(self, w: float = 0.0, c: float = 0.0):
         super().__init__()
-        self.w = nn.Parameter(torch.tensor(float(w), dtype=torch.float64))
-        self.c = nn.Parameter(torch.tensor(float(c), dtype=torch.float64))
+        self.w = nn.Parameter(torch.from_numpy(_checks.finite_array("w", w, ()).copy()))
+        self.c = nn.Parameter(torch.from_numpy(_checks.finite_array("c", c, ()).copy()))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.w * x + self.c)
@@ -56,18 +60,17 @@ def replay_sgd(
 
     About 0.1 ms a step: for checking a faster implementation on the same samples, not for ensembles.
     """
-    indices, start = np.asarray(indices), np.asarray(start, dtype=np.float64)
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = _checks.finite_array("x", x), _checks.finite_array("y", y)
     if x.ndim != 1 or x.shape != y.shape or x.size == 0:
         raise ValueError(f"x and y must be one-dimensional and of one length; got {x.shape} and {y.shape}")
+    indices = np.asarray(indices)
     if indices.ndim != 2 or indices.shape[1] == 0 or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(f"indices must be integers (steps, batch_size); got {indices.dtype} {indices.shape}")
     if indices.size and not 0 <= indices.min() <= indices.max() < x.size:
         raise ValueError(f"indices reach from {indices.min()} to {indices.max()}: there are {x.size} samples")
-    if start.shape != (2,) or not np.isfinite(start).all():
-        raise ValueError(f"start must be two finite weights (w, c); got {start}")
-    if not learning_rate > 0 or not weight_decay >= 0:
-        raise ValueError(f"learning_rate={learning_rate} must be positive, weight_decay={weight_decay} not negative")
+    start = _checks.finite_array("start", start, (2,))
+    learning_rate = _checks.positive("learning_rate", learning_rate)
+    weight_decay = from_zero("weight_decay", weight_decay)
 
     model = Neuron(*start)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sde_sgd import _checks
+
 
 def rank_measures(eigenvalues: ArrayLike, parameters: int) -> dict[str, float | int]:
     """Ranks of a positive semi-definite D from its eigenvalues λ_1 ≥ λ_2 ≥ …; zeros may be left out.
@@ -39,13 +41,12 @@ def rank_measures(eigenvalues: ArrayLike, parameters: int) -> dict[str, float | 
     Do not compare threshold ranks of different float types: at d = 13,338 the relative cut is 1.6e-3 in
     float32 and 3e-12 in float64. The other four need no threshold.
     """
-    values = np.asarray(eigenvalues, dtype=np.float64)
+    values = _checks.finite_array("eigenvalues", eigenvalues)
+    parameters = _checks.whole("parameters", parameters, 1)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"eigenvalues must be a one-dimensional, non-empty array; got shape {values.shape}")
     if values.size > parameters:
         raise ValueError(f"{values.size} eigenvalues, but D has only {parameters} rows: pass d as parameters")
-    if not np.isfinite(values).all():
-        raise ValueError(f"eigenvalue {int(np.argmin(np.isfinite(values)))} is not finite")
     if values.min() < -1e-12 * values.max():
         raise ValueError(
             f"eigenvalue {values.min():.3g} is negative beyond rounding (largest {values.max():.3g}): "

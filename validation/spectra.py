@@ -10,6 +10,9 @@ import xarray as xr
 from torch import nn
 from torch.nn.utils import vector_to_parameters
 
+from sde_sgd import _checks
+
+from ._numbers import LARGEST_SEED
 from .data import digits
 from .gradient_noise import GradientNoise
 from .training import tiny_fc, train_sgd
@@ -49,8 +52,13 @@ def digits_spectra(
     Chaudhari & Soatto 2018, figure 1 (20, 40, 100 % of training; Nesterov momentum 0.9). They use MNIST
     and networks with batch norm: compare shapes, not figures.
     """
-    stages = tuple(stages)
-    if not stages or len(set(stages)) < len(stages) or not all(0 < stage <= 1 for stage in stages):
+    epochs = _checks.whole("epochs", epochs, 1)
+    hidden = _checks.whole("hidden", hidden, 1)
+    seed = _checks.whole("seed", seed, 0, LARGEST_SEED)
+    if not isinstance(stages, Iterable):
+        raise ValueError(f"stages must be a sequence of fractions, got {stages!r}")
+    stages = tuple(_checks.positive("a stage", stage) for stage in stages)
+    if not stages or len(set(stages)) < len(stages) or max(stages) > 1:
         raise ValueError(f"stages={stages}: distinct fractions of the training, above 0 and at most 1")
     reached = {stage: round(stage * epochs) for stage in sorted(stages)}
     if len(set(reached.values())) < len(stages) or 0 in reached.values():

@@ -10,10 +10,12 @@ import torchsde
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sde_sgd.errors import Diverged
+from sde_sgd import Process, _checks, _memory
+from sde_sgd.errors import Diverged, TooFewSamples
 
 SEGMENT_STEPS = 10_000  # beyond it BrownianInterval's tree is deep and float time loses digits
 _SEGMENT_BYTES = 8 * 2**20  # states kept at once; also how often a long run reports and can be interrupted
+_REMEMBERED = 64  # arrays like the states held at once, most of them in BrownianInterval's cache
 _EVALUATIONS = 40_000  # paths × samples evaluated together, so that a finite sum's temporaries stay in cache
 
 
@@ -26,12 +28,12 @@ class TorchSDE:
     Parameters
     ----------
     process : Process
-        With a number as temperature; drift and D are its own, evaluated on float64 tensors.
+        Drift and D are its own, evaluated on float64 tensors.
 
     Raises
     ------
     ValueError
-        A temperature that depends on time; on use, D with a clearly negative pivot.
+        What is no process; on use, D with a clearly negative pivot.
 
     Itô only: torchsde's Stratonovich methods (heun, midpoint, …) would integrate another equation.
     """
@@ -40,9 +42,8 @@ class TorchSDE:
     sde_type = "ito"
 
     def __init__(self, process):
-        if callable(process.temperature):
-            raise ValueError("the temperature is a schedule of time: give a process with a constant number")
-        self._temperature = float(process.temperature)
+        _checks.instance("process", process, Process, "make one with landscape.at_temperature(T)")
+        self._temperature = process.temperature
         self._evaluator = process.evaluator(torch)
         samples = getattr(process.landscape, "samples", None)
         self._rows = None if samples is None else max(1, _EVALUATIONS // samples)
@@ -109,14 +110,15 @@ def torchsde_states(
 ) -> Iterator[NDArray[np.float64]]:
     """Euler–Maruyama states x_{n+1} = x_n + h b(x_n) + √(2T D(x_n)) ΔW_n from ``torchsde.sdeint``.
 
-    Yields arrays (saves, paths, d), a segment of time each: the states after burn_in + every,
-    burn_in + 2·every, … steps. Time restarts at 0 in every segment (at most 10⁴ steps and 8 MiB of states),
-    whose Brownian motion is a ``BrownianInterval`` keyed by (seed, segment). Periodic axes of the process'
-    domain are wrapped; walls are not known to torchsde.
+    Gives an iterator of arrays (saves, paths, d), a segment of time each: the states after burn_in + every,
+    burn_in + 2·every, … steps. Arguments are checked at once; the work is done as one iterates. Time restarts
+    at 0 in every segment (at most 10⁴ steps and 8 MiB of states, but one save at least), whose Brownian motion is a
+    ``BrownianInterval`` keyed by (seed, segment). Periodic axes of the process' domain are wrapped; walls are
+    not known to torchsde.
 
     Parameters
     ----------
-    start : (d,) one point for all paths, or (paths, d).
+    start : (d,) one point for all paths, or (paths, d), inside the process' domain.
     step : h > 0, in the time of the process (Σ η for SGD).
     increments : (steps, paths, d), optional
         ΔW_n with variance h to use in place of random ones, for comparing integrators on one noise. The
@@ -126,7 +128,8 @@ def torchsde_states(
     Raises
     ------
     ValueError
-        Shapes or numbers outside their range. ``Diverged`` (a ValueError) when a state is not finite.
+        Shapes or numbers outside their range, NaN, more paths than fit in memory. ``Diverged`` (a ValueError) when
+        a state is not finite.
 
     References
     ----------
@@ -134,23 +137,44 @@ def torchsde_states(
 
     A hundred times slower than the core's own kernels: use it to check them, not for production.
     """
-    if not step > 0 or not np.isfinite(step):
-        raise ValueError(f"step={step}: must be positive and finite")
-    if paths < 1 or every < 1 or not 0 <= burn_in <= steps - every:
-        raise ValueError(
-            f"paths={paths}, every={every}, burn_in={burn_in}, steps={steps}: need paths ≥ 1, every ≥ 1 and "
-            "0 ≤ burn_in ≤ steps − every, so that at least one state is kept"
-        )
-    dim = len(process.variables)
-    start = np.asarray(start, dtype=np.float64)
-    if start.shape not in ((dim,), (paths, dim)) or not np.isfinite(start).all():
-        raise ValueError(f"start must be finite, of shape ({dim},) or ({paths}, {dim}); got {start.shape}")
-    given = None if increments is None else torch.from_numpy(np.array(increments, dtype=np.float64))
-    if given is not None and given.shape != (steps, paths, dim):
-        raise ValueError(f"increments have shape {tuple(given.shape)}, expected {(steps, paths, dim)}")
-
-    sde, wrap = TorchSDE(process), _wrapping(process)
+    sde = TorchSDE(process)
+    step = _checks.positive("step", step)
+    paths = _checks.whole("paths", paths, 1)
+    steps = _checks.whole("steps", steps, 1)
+    every = _checks.whole("every", every, 1)
+    burn_in = _checks.whole("burn_in", burn_in, 0)
+    seed = _checks.whole("seed", seed, 0)
+    _checks.function("progress", progress)
+    if burn_in + every > steps:
+        raise TooFewSamples(f"no state is kept: burn_in {burn_in} + every {every} exceeds {steps} steps")
+    dim = process.dim
+    start = _checks.finite_array("start", start)
+    if start.shape not in ((dim,), (paths, dim)):
+        raise ValueError(f"start must have shape ({dim},) or ({paths}, {dim}); got {start.shape}")
+    process.domain.check("start", start)
+    # States, drift and D with its factor, and what BrownianInterval remembers.
+    _memory.refuse_beyond(8 * paths * dim * (_REMEMBERED + 8 * dim), f"{paths} paths through torchsde", "run fewer")
+    given = None
+    if increments is not None:
+        given = torch.from_numpy(_checks.finite_array("increments", increments, (steps, paths, dim)))
     state = torch.from_numpy(np.broadcast_to(start, (paths, dim)).copy())
+    return _segments(sde, _wrapping(process), state, step, steps, burn_in, every, seed, given, progress)
+
+
+def _segments(
+    sde: TorchSDE,
+    wrap: Callable[[Tensor], Tensor],
+    state: Tensor,
+    step: float,
+    steps: int,
+    burn_in: int,
+    every: int,
+    seed: int,
+    given: Tensor | None,
+    progress: Callable[[int, int], object] | None,
+) -> Iterator[NDArray[np.float64]]:
+    """The states of `torchsde_states`, whose arguments these are, checked."""
+    paths, dim = state.shape
     longest = min(SEGMENT_STEPS, max(1, _SEGMENT_BYTES // (8 * paths * dim)) * every)
     done, segment = 0, 0
     while done < burn_in or steps - done >= every:
@@ -159,7 +183,7 @@ def torchsde_states(
         length = min(longest, left) if burning else max(every, min(longest, left) // every * every)
         stride = length if burning else every
         # Summed as torchsde sums it: a save time that differs in the last bit would cost an extra step.
-        clock = np.concatenate([[0.0], np.cumsum(np.full(length, float(step)))])
+        clock = np.concatenate([[0.0], np.cumsum(np.full(length, step))])
         if given is None:
             motion = _brownian_motion(clock[-1], step, (paths, dim), seed, segment)
         else:
@@ -171,7 +195,7 @@ def torchsde_states(
         if not finite.all():
             save, path = (int(i) for i in (~finite).nonzero()[0])
             reached = done + save * stride
-            raise Diverged(f"path {path} is not finite by step {reached}: lower step={step}", path=path, step=reached)
+            raise Diverged(f"path {path} is not finite by step {reached}: lower step={step:g}", path=path, step=reached)
         done, segment, state = done + length, segment + 1, wrap(states[-1])
         if progress is not None:
             progress(done, steps)

@@ -9,7 +9,7 @@ import torchsde
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from sde_sgd import Grid
+from sde_sgd import Grid, Histogram, Process, _checks, _memory
 
 from ._blocks import BlockHistogram
 from .torchsde_adapter import torchsde_states
@@ -39,7 +39,7 @@ def simulate_torchsde(
 
     Parameters
     ----------
-    grid : its axes are the variables, periodic where the process is.
+    grid : its axes are the variables, periodic where the process is, and then over exactly its period.
     burn_in, every : steps left out at first, and steps between samples.
     blocks : B ≥ 2, a divisor of ``paths``.
     The others as in :func:`torchsde_states`.
@@ -47,32 +47,31 @@ def simulate_torchsde(
     Returns
     -------
     xarray.Dataset
-        ``density``, ``density_error`` (*variables) and ``counts`` (block, *variables), as
-        ``Histogram.extract`` gives them for the core, and ``state`` (path, component), the last states
-        counted; ``samples``, ``outside`` (samples off the grid) and settings in attrs.
+        ``density``, ``density_error`` (*variables), ``counts`` (block, *variables) and ``outside`` (block), the
+        samples off the grid, as ``Histogram.extract`` gives them for the core, and ``state`` (path, component),
+        the last states counted; ``samples``, ``outside`` over all blocks and settings in attrs.
 
     Raises
     ------
     ValueError
-        As :func:`torchsde_states`; a number of blocks that does not divide the paths; a grid whose dimension
-        or periodic axes are not the process'.
+        As :func:`torchsde_states`; a number of blocks that does not divide the paths; a grid whose dimension,
+        periodic axes or periods are not the process', or that does not fit in memory with all its blocks.
     """
-    if grid.dim != len(process.variables):
-        raise ValueError(
-            f"the grid has {grid.dim} axes, the process the variables {', '.join(process.variables)}: "
-            "give one axis per variable"
-        )
-    if grid.periodic != process.domain.periodic:
-        raise ValueError(
-            f"periodic axes of the grid {grid.periodic} and of the process {process.domain.periodic} differ: "
-            "set the grid's boundary or the landscape's domain"
-        )
-    histogram, last = BlockHistogram(grid, paths, blocks), None
+    _checks.instance("process", process, Process, "make one with landscape.at_temperature(T)")
+    _checks.instance("grid", grid, Grid)
+    paths, steps = _checks.whole("paths", paths, 1), _checks.whole("steps", steps, 1)
+    Histogram(grid, burn_in=burn_in, every=every, blocks=blocks).check(process.domain, paths, steps)
+    # Counters, and the densities made of them.
+    _memory.refuse_beyond(
+        8 * 6 * blocks * grid.size, "this histogram", "count a coarser grid, or keep fewer blocks (at least 2)"
+    )
     schedule = {"steps": steps, "paths": paths, "burn_in": burn_in, "every": every, "seed": seed}
-    for states in torchsde_states(process, start, step=step, increments=increments, progress=progress, **schedule):
+    runs = torchsde_states(process, start, step=step, increments=increments, progress=progress, **schedule)
+    histogram, last = BlockHistogram(grid, paths, blocks), None
+    for states in runs:
         histogram.add(states)
         last = states[-1]
-    result = histogram.dataset(tuple(process.variables))
+    result = histogram.dataset(process.variables)
     result["state"] = ("path", "component"), last
     return result.assign_coords(component=list(process.variables)).assign_attrs(
         process.settings,
@@ -80,6 +79,6 @@ def simulate_torchsde(
         noise="BrownianInterval" if increments is None else "given",
         torchsde_version=torchsde.__version__,
         torch_version=str(torch.__version__),
-        h=step,
+        h=float(step),
         **schedule,
     )

@@ -10,6 +10,11 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from sde_sgd import _checks
+
+from ._numbers import LARGEST_SEED, from_zero
+from ._samples import in_words
+
 SAMPLINGS = ("with_replacement", "reshuffling")
 
 
@@ -20,7 +25,15 @@ def tiny_fc(
 
     PyTorch's default initialisation drawn from ``seed``; the global random stream is left as it was.
     Chaudhari & Soatto 2018, section 4, with batch norm left out so that every sample has its own gradient.
+    ValueError for sizes below 1 and for a ``dtype`` that is no float type.
     """
+    inputs, hidden, classes = (
+        _checks.whole(name, value, 1)
+        for name, value in (("inputs", inputs), ("hidden", hidden), ("classes", classes))
+    )
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype={dtype}: choose a float type, e.g. torch.float32 or torch.float64")
+    seed = _checks.whole("seed", seed, 0, LARGEST_SEED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -47,9 +60,9 @@ def train_sgd(
     snapshots: Iterable[int] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Train ``model`` in place by w ← w − η ∇(mean loss of a mini-batch) and keep the weights at epochs.
+    """Train ``model`` in place by w ← w − η ∇(mean loss of a mini-batch) and keep the weights at some epochs.
 
-    An epoch is ceil(N/b) steps. ``sampling="with_replacement"`` draws every batch afresh from all N samples
+    All ``epochs`` are trained, whichever are recorded. An epoch is ceil(N/b) steps. ``sampling="with_replacement"`` draws every batch afresh from all N samples
     (diffusion D/b, temperature η/2b); ``"reshuffling"`` walks through a new permutation each epoch, its last
     batch holding the remainder, and has no single temperature. Momentum, Nesterov and weight decay are those
     of ``torch.optim.SGD``.
@@ -71,17 +84,36 @@ def train_sgd(
     Raises
     ------
     ValueError
-        An argument outside its range, or a loss that is no longer finite (naming the epoch).
+        An argument outside its range, a model or loss that cannot be evaluated on the data, or a loss that is no
+        longer finite (naming the epoch).
     """
+    _checks.instance("model", model, nn.Module)
+    for name, tensor in (("inputs", inputs), ("targets", targets)):
+        if not torch.is_tensor(tensor) or tensor.ndim == 0:
+            raise ValueError(f"{name} must be a tensor of one row per sample, got {type(tensor).__name__}")
     count = len(inputs)
-    recorded = sorted({0, epochs} if snapshots is None else set(snapshots))
-    _check(count, len(targets), epochs, learning_rate, batch_size, sampling, recorded)
+    if count == 0 or count != len(targets):
+        raise ValueError(f"inputs hold {count} samples and targets {len(targets)}: one target per input, at least 1")
+    epochs = _checks.whole("epochs", epochs, 0)
+    learning_rate = _checks.positive("learning_rate", learning_rate)
+    batch_size = _checks.whole("batch_size", batch_size, 1, count, f"there are {count} samples")
+    _checks.choice("sampling", sampling, SAMPLINGS)
+    momentum = from_zero("momentum", momentum, below=1.0)
+    weight_decay = from_zero("weight_decay", weight_decay)
+    if nesterov and momentum == 0:
+        raise ValueError("nesterov=True needs momentum > 0, which it looks ahead along")
+    seed = _checks.whole("seed", seed, 0, LARGEST_SEED)
+    recorded = _recorded(snapshots, epochs)
+    with in_words("the model or the loss cannot be evaluated on the data"):
+        value, _ = _evaluate(model, loss, inputs, targets)
+    if not np.isfinite(value):
+        raise ValueError(f"loss {value} before training: look for NaN or infinity in inputs, targets and weights")
     optimizer = torch.optim.SGD(
         model.parameters(), lr=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
     weights, losses, accuracies = [], [], []
-    for epoch in range(max(recorded) + 1):
+    for epoch in range(epochs + 1):
         if epoch > 0:
             model.train()
             for chosen in _batches(count, batch_size, sampling, generator):
@@ -89,10 +121,12 @@ def train_sgd(
                 optimizer.zero_grad()
                 loss(model(inputs[chosen]), targets[chosen]).backward()
                 optimizer.step()
+        if epoch not in recorded and epoch < epochs:
+            continue
+        value, accuracy = _evaluate(model, loss, inputs, targets)
+        if not np.isfinite(value):
+            raise ValueError(f"loss {value} after epoch {epoch}: lower learning_rate={learning_rate}")
         if epoch in recorded:
-            value, accuracy = _evaluate(model, loss, inputs, targets)
-            if not np.isfinite(value):
-                raise ValueError(f"loss {value} after epoch {epoch}: lower learning_rate={learning_rate}")
             weights.append(parameters_to_vector(model.parameters()).detach().cpu().numpy().copy())
             losses.append(value)
             accuracies.append(accuracy)
@@ -116,19 +150,15 @@ def train_sgd(
     )
 
 
-def _check(count, labels, epochs, learning_rate, batch_size, sampling, recorded) -> None:
-    if count == 0 or count != labels:
-        raise ValueError(f"inputs hold {count} samples and targets {labels}: one target per input, at least 1")
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling={sampling!r}: choose one of {', '.join(SAMPLINGS)}")
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size}: must lie between 1 and the {count} samples")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate={learning_rate}: must be positive")
-    if epochs < 0:
-        raise ValueError(f"epochs={epochs}: must be 0 or more")
-    if not recorded or recorded[0] < 0 or recorded[-1] > epochs:
-        raise ValueError(f"snapshots={recorded}: epochs between 0 and {epochs}, at least one")
+def _recorded(snapshots: Iterable[int] | None, epochs: int) -> list[int]:
+    if snapshots is None:
+        return sorted({0, epochs})
+    if not isinstance(snapshots, Iterable):
+        raise ValueError(f"snapshots must be a sequence of epochs, got {snapshots!r}")
+    recorded = sorted({_checks.whole("a snapshot", epoch, 0, epochs, "it is an epoch") for epoch in snapshots})
+    if not recorded:
+        raise ValueError(f"snapshots is empty: give at least one epoch from 0 to {epochs}")
+    return recorded
 
 
 def _batches(count: int, size: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Tables generated from what the package declares: the catalogue of landscapes, the facts of the schemes."""
+"""Tables generated from what the package declares: the landscapes, the schemes, the evidence at hand."""
 
 import inspect
 import re
@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 def setup(app):
     app.add_directive("landscape-table", LandscapeTable)
     app.add_directive("scheme-table", SchemeTable)
+    app.add_directive("evidence-pages", EvidencePages)
     return {"parallel_read_safe": True}
 
 
@@ -22,7 +23,7 @@ class LandscapeTable(SphinxDirective):
         rows = []
         for name in landscapes.catalogue():
             landscape = landscapes.get(name)
-            latex = landscape.latex()
+            latex = {part: upright(text, landscape) for part, text in landscape.latex().items()}
             finite = "sample_loss" in latex
             formula = rf"f_k = {latex['sample_loss']}" if finite else f"f = {latex['loss']}"
             settings = [f"{k} = {v:g}" for k, v in landscape.parameters.items()]
@@ -70,8 +71,28 @@ class SchemeTable(SphinxDirective):
         return found
 
 
+def upright(latex: str, landscape) -> str:
+    """Names of several letters set as words, not as products of letters."""
+    names = [*landscape.variables, *landscape.parameters, *getattr(landscape, "data", ())]
+    latex = latex.replace("\\\\", "\\\\ ")  # the end of a matrix's row, apart from the name after it
+    for name in names:
+        if len(name) > 1 and "_" not in name:
+            latex = re.sub(rf"(?<![\\A-Za-z]){name}(?![A-Za-z])", rf"\\mathrm{{{name}}}", latex)
+    return latex
+
+
 def _cell(value) -> str:
     return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class EvidencePages(SphinxDirective):
+    """A table of contents of docs/evidence, or a sentence while there is nothing in it."""
+
+    def run(self):
+        self.env.note_reread()
+        if not any(name.startswith("evidence/") for name in self.env.found_docs):
+            return [paragraph("Nothing has been measured here yet.")]
+        return self.parse_text_to_nodes("```{toctree}\n:glob:\n:maxdepth: 1\n\nevidence/*\n```")
 
 
 def paragraph(text: str) -> nodes.paragraph:

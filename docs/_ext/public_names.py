@@ -42,7 +42,8 @@ def directive_for(qualified: str, value) -> list[str]:
         return [f".. {kind}:: {qualified}", "   :members:", ""]
     if callable(value):
         return [f".. autofunction:: {qualified}", ""]
-    return [f".. py:data:: {qualified}", f"   :type: {type(value).__name__}", ""]
+    about = ["", "   The time-stepping schemes by name: :doc:`/schemes`."] if qualified.endswith(".SCHEMES") else []
+    return [f".. py:data:: {qualified}", f"   :type: {type(value).__name__}", *about, ""]
 
 
 class Public(SphinxDirective):

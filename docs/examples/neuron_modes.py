@@ -2,11 +2,13 @@ r"""
 One minimum, three most likely places
 =====================================
 
-A network of two weights, $p = \tanh(wx + c)$, learns one class of Fisher's iris. Its loss has one minimum. At
-$T = \eta/2b = 0.2$ the steady density of SGD has three modes, none of them a critical point of the loss, because
+A network of two weights, :math:`p = \tanh(wx + c)`, learns one class of Fisher's iris. Its loss has one minimum. At
+:math:`T = \eta/2b = 0.2` the steady density of SGD has three modes, none of them a critical point of the loss:
 
-$$ \Phi = -T\log\rho \neq f \quad\text{as soon as}\quad D(x) = \tfrac1N\sum_k g_k g_k^\top - g g^\top
-\text{ is not a multiple of } I. $$
+.. math::
+
+   \Phi = -T\log\rho \neq f \quad\text{where}\quad D(x) = \frac{1}{N}\sum_k g_k g_k^\top - g\, g^\top
+   \quad\text{is not a multiple of } I.
 """
 
 import sde_sgd as sde

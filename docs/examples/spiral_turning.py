@@ -2,12 +2,14 @@ r"""
 SGD that turns
 ==============
 
-The mean loss of the spiral is $(r^2-1)^2/4$: it looks the same from every angle. Its samples do not,
+The mean loss of the spiral is :math:`(r^2-1)^2/4`: it looks the same from every angle. Its samples do not,
 
-$$ f_k = \tfrac14 (r^2-1)^2 + r^2\cos(\theta + \kappa\ln r + 2\pi k/3), $$
+.. math::
 
-and their noise carries a twist. In the limit of small steps the mean angular velocity is exactly $-T\kappa$,
-$T = \eta/2b$: a steady rotation that no gradient drives.
+   f_k = \frac{1}{4} (r^2-1)^2 + r^2\cos(\theta + \kappa\ln r + 2\pi k/3),
+
+and their noise carries a twist. In the limit of small steps the mean angular velocity is exactly :math:`-T\kappa`,
+:math:`T = \eta/2b`: a steady rotation that no gradient drives.
 """
 
 import matplotlib.pyplot as plt

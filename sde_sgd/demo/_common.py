@@ -14,6 +14,11 @@ def name_of(temperature: float) -> str:
     return f"T{temperature:g}"
 
 
+def counted(number: int, thing: str) -> str:
+    """'1 mode', '3 modes'."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def common_grid(config: Mapping[str, Any]) -> Grid:
     """The grid all densities are compared on."""
     reach, cells = config["half_width"], config["common_cells"]

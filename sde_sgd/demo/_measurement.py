@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from sde_sgd._console import Progress
-from sde_sgd.distances import blocks_of, l1_distance
+from sde_sgd.distances import CLEAR, blocks_of, l1_distance
 from sde_sgd.figures import fit_power_law, plot_densities, plot_distance
 from sde_sgd.paths import Histogram, sgd, simulate
 from sde_sgd.study import Road, Study
@@ -67,7 +67,7 @@ def langevin(study: Study, neuron, temperature: float, prediction: xr.Dataset) -
                 found.error,
                 found.floor,
                 agrees,
-                "step bias removed" if step == 0 else "biased by O(h)",
+                "step bias removed" if step == 0 else "expected: off by O(h)",
             )
         )
     study.panels.setdefault(temperature, {})["Fokker–Planck"] = prediction.density
@@ -120,7 +120,7 @@ def recursion(study: Study, neuron, temperature: float, prediction: xr.Dataset) 
                 found.error,
                 found.floor,
                 None,
-                "discrete: leaves the SDE as η grows",
+                "expected: off by more the larger η",
             )
         )
     for svag in config["svag"]:
@@ -135,7 +135,7 @@ def recursion(study: Study, neuron, temperature: float, prediction: xr.Dataset) 
                 found.error,
                 found.floor,
                 None,
-                "tends to the SDE as 1/l",
+                "expected: off by O(1/l)",
             )
         )
     study.panels[temperature][f"SVAG, l = {config['svag'][-1]}"] = refined.density.sel(svag=config["svag"][-1])
@@ -154,25 +154,35 @@ def _tell_recursion(study: Study, temperature: float, prediction, real: xr.Datas
         .swap_dims(svag="inverse")
         .drop_vars("svag")
     )
-    clear = limit.isel(inverse=(limit.distance > 3 * (limit.floor + prediction.attrs["reference_error"])).values)
-    if clear.sizes["inverse"] >= 2:
+    limit["floor"] = limit.floor + prediction.attrs["reference_error"]  # what neither sampling nor the grid resolves
+    clear = limit.isel(inverse=(limit.distance > CLEAR * limit.floor).values)
+    if clear.sizes["inverse"] >= 3:
         law = fit_power_law(clear.inverse, clear.distance, clear.error)
         last, before = (clear.isel(inverse=i) for i in (-1, -2))
-        local = float(np.log(before.distance / last.distance) / np.log(before.inverse / last.inverse))
+        ratio = float(np.log(before.inverse / last.inverse))
+        local = float(np.log(before.distance / last.distance)) / ratio
+        uncertain = float(np.hypot(before.error / before.distance, last.error / last.distance)) / ratio
         section.text(
             "SVAG keeps the mean gradient and multiplies its covariance by l at step η/l: the real samples, the same "
-            "temperature, an ever smaller step. Its density approaches the Fokker–Planck solution as 1/l to the power "
-            f"{law.slope:.2f} ± {law.slope_error:.2f} over all {clear.sizes['inverse']} points that stand clear of the "
-            f"sampling floor, and {local:.2f} between the last two of them; the theory's limit is 1."
+            "temperature, an ever smaller step. Fitted over the "
+            f"{clear.sizes['inverse']} points that stand clear of the floor, its distance to the Fokker–Planck "
+            f"solution "
+            f"goes as 1/l to the power {law.slope:.2f} ± {law.slope_error:.2f}; between the last two of them, l = "
+            f"{1 / float(before.inverse):.0f} and {1 / float(last.inverse):.0f}, the power is {local:.2f} ± "
+            f"{uncertain:.2f}. "
+            "The theory's limit is 1."
         )
         study.report.headline(
-            f"{local:.2f}",
-            f"power of 1/l in SVAG's distance to the SDE at T = {temperature:g}, last "
-            f"doubling of l ({law.slope:.2f} over all)",
+            f"{local:.2f} ± {uncertain:.2f}",
+            f"power of 1/l in SVAG's distance to the SDE at T = {temperature:g}, smallest steps; theory: 1",
         )
     ax = plot_distance(limit, "inverse", xlabel="1/l", label="SVAG, b = 1")
     study.figures[f"svag-{label}"] = ax.figure
-    section.figure(ax.figure, "SVAG tends to the stochastic differential equation as 1/l.", "Distance against 1/l")
+    section.figure(
+        ax.figure,
+        "Distance of SVAG's density to the Fokker–Planck solution; the floor includes the grid's error.",
+        "Distance against 1/l",
+    )
     scaling = (
         real[["distance", "error", "floor"]]
         .assign_coords(learning_rate=("batch_size", 2 * temperature * real.batch_size.values))
@@ -185,14 +195,14 @@ def _tell_recursion(study: Study, temperature: float, prediction, real: xr.Datas
     growth = float(real.distance[-1] / real.distance[0])
     steady = bool((np.diff(real.distance.values) > 0).all())
     section.text(
-        f"The linear scaling rule keeps η/b and so the temperature. The distance to the SDE's density along it is "
-        f"{', '.join(change)}: from the smallest to the largest step it grows {growth:.1f}-fold. The "
-        f"rule holds only while "
-        "η times the curvature is small." + ("" if steady else " The growth is not monotone over the first points.")
+        "The linear scaling rule keeps η/b and so the temperature. The distance to the SDE's density along it is "
+        f"{', '.join(change)}: from the smallest to the largest step it grows {growth:.1f}-fold"
+        + (". " if steady else ", though not at every step. ")
+        + "One temperature does not mean one law once η is not small."
     )
     section.figure(
         ax.figure,
-        "The limit of the linear scaling rule: the same temperature, a growing step.",
+        "Along the linear scaling rule: the same temperature, a growing step.",
         "Distance against the learning rate",
     )
 
@@ -209,8 +219,7 @@ def picture(study: Study) -> None:
         study.figures[f"densities-{name_of(temperature)}"] = figure
         section.figure(
             figure,
-            f"T = {temperature:g}, logarithmic. The continuous roads and SVAG show one density; plain SGD, "
-            "whose step is not small, another.",
+            f"T = {temperature:g}, logarithmic, one colour scale; the distances are in the table of roads.",
             f"Densities at T = {temperature:g}",
             wide=True,
         )

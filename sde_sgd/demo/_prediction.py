@@ -14,7 +14,7 @@ from sde_sgd.grid import Grid
 from sde_sgd.potential import decompose, modes
 from sde_sgd.study import Road, Study
 
-from ._common import common_grid, name_of
+from ._common import common_grid, counted, name_of
 
 MASS_LEFT_OUT = 1e-9  # "where the density lives": the fewest cells that hold all but this much mass
 
@@ -30,7 +30,7 @@ def the_loss(study: Study, neuron: landscapes.FiniteSum) -> None:
     section.text(
         f"x is the standardised petal length of {neuron.samples} flowers, y = +1 for versicolor and −1 for the "
         f"rest, λ = {neuron.parameters['weight_decay']:g}. The loss has "
-        f"{critical.sizes['point']} critical point{'s' if critical.sizes['point'] > 1 else ''} in the box: "
+        f"{counted(critical.sizes['point'], 'critical point')} in the box: "
         + "; ".join(
             f"{k} at ({w:.3f}, {c:.3f}), f = {f:.4f}"
             for k, w, c, f in zip(critical.kind.values, critical.w.values, critical.c.values, critical.loss.values)
@@ -101,8 +101,6 @@ def split(study: Study, neuron, temperature: float) -> xr.Dataset:
             mass[np.searchsorted(mass.cumsum(), MASS_LEFT_OUT)] / mass[-1]
         )
         smallest = np.linalg.eigvalsh(process.diffusion(points))[..., 0][lives].min()
-        if not smallest > 0:
-            raise ValueError(f"D is not positive definite where the density lives: smallest eigenvalue {smallest:g}")
         progress(1, 1)
         return parts.assign_attrs(smallest_eigenvalue=float(smallest))
 
@@ -131,24 +129,34 @@ def tell(study: Study, neuron, temperature: float, prediction: xr.Dataset, parts
     )
     study.report.headline(
         peaks.sizes["point"],
-        f"most likely place{'s' if peaks.sizes['point'] > 1 else ''} at "
-        f"T = {temperature:g}, where the loss has {critical.sizes['point']} critical point",
+        f"most likely place{'' if peaks.sizes['point'] == 1 else 's'} of SGD at T = {temperature:g}; the loss has "
+        f"{counted(critical.sizes['point'], 'critical point')}",
     )
     section = study.report.section(f"Prediction at T = {temperature:g}")
     listed = "; ".join(
         f"({w:.2f}, {c:.2f}) with density {np.exp(r):.2f} of the highest"
         for w, c, r in zip(peaks.w.values, peaks.c.values, peaks.log_ratio.values)
     )
-    gradients = np.linalg.norm(neuron.gradient(np.stack([peaks.w, peaks.c], -1)), axis=-1)
+    places = np.stack([peaks.w, peaks.c], -1)
+    gradients = np.linalg.norm(neuron.gradient(places), axis=-1)
+    zeros = np.stack([critical.w, critical.c], -1)
+    away = np.linalg.norm(places[:, None] - zeros[None], axis=-1).min(axis=1)
     section.text(
-        f"The steady density has {peaks.sizes['point']} "
-        f"mode{'s' if peaks.sizes['point'] > 1 else ''}: {listed}. The norm "
-        f"of the gradient of the loss there is {', '.join(f'{g:.3f}' for g in gradients)}: "
-        "the most likely places are not critical points of the loss. Every cell is positive: log ρ is finite and "
-        f"spans {-prediction.attrs['lowest_log_density']:.3g} nats. The smallest eigenvalue of D over "
-        f"the cells that hold all but "
-        f"{MASS_LEFT_OUT:g} of the mass is {parts.attrs['smallest_eigenvalue']:.3g}: D is positive definite there."
+        f"The steady density has {counted(peaks.sizes['point'], 'mode')}: {listed}. The distance of each to the "
+        f"nearest "
+        f"critical point of the loss is {', '.join(f'{a:.2f}' for a in away)}, and the norm of the gradient of "
+        f"the loss "
+        f"there {', '.join(f'{g:.3f}' for g in gradients)}. log ρ is finite in every cell and spans "
+        f"{-prediction.attrs['lowest_log_density']:.3g} nats. The smallest eigenvalue of D over the cells that "
+        f"hold all "
+        f"but {MASS_LEFT_OUT:g} of the mass is {parts.attrs['smallest_eigenvalue']:.3g}."
     )
+    section.verdict(
+        bool(away.min() > 2 * 2 * study.config["half_width"] / study.config["cells"]),
+        "Every mode lies further than two cells from any critical point of the loss: SGD's most likely places are not "
+        "critical points.",
+    )
+    section.verdict(parts.attrs["smallest_eigenvalue"] > 0, "D is positive definite where the density lives.")
     section.table(
         ["cells", "L1 change against half as many per axis"],
         [[f"{n}²", f"{g:.5f}"] for n, g in zip(prediction.cells.values, changes)],
@@ -159,8 +167,9 @@ def tell(study: Study, neuron, temperature: float, prediction: xr.Dataset, parts
     study.figures[f"potential-{label}"] = ax.figure
     section.figure(
         ax.figure,
-        "What SGD follows is not the loss: Φ − f varies over the region it visits, and the modes of "
-        "the density (stars) lie away from the critical points of f.",
+        f"Φ − f over the region that SGD visits; where the potential were the loss, it would have one colour. "
+        f"Weighted by "
+        f"the density it varies by {_spread(parts, temperature):.2f} T (standard deviation).",
         f"Map of Φ − f at T = {temperature:g}",
     )
     ax = plot_current(parts)
@@ -169,10 +178,18 @@ def tell(study: Study, neuron, temperature: float, prediction: xr.Dataset, parts
     rho = np.exp(-parts.potential.values / temperature)
     section.figure(
         ax.figure,
-        f"Probability keeps flowing in the steady state: j = J/ρ over Φ. Its mean size over the "
-        f"density is {float((rho * speed).sum() / rho.sum()):.3f}.",
+        f"The current of the steady state, j = J/ρ, over Φ. Its mean size over the density is "
+        f"{float((rho * speed).sum() / rho.sum()):.3f}; detailed balance would make it 0.",
         f"Arrows of j over Φ at T = {temperature:g}",
     )
+
+
+def _spread(parts: xr.Dataset, temperature: float) -> float:
+    """Standard deviation of Φ − f over the density, in T."""
+    rho = np.exp(-parts.potential.values / temperature)
+    gap = parts.potential.values - parts.loss.values
+    mean = (rho * gap).sum() / rho.sum()
+    return float(np.sqrt((rho * (gap - mean) ** 2).sum() / rho.sum()) / temperature)
 
 
 def _where_it_lives(parts: xr.Dataset, temperature: float) -> xr.Dataset:

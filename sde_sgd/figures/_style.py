@@ -6,6 +6,7 @@ Nothing here touches pyplot: figures are plain objects, so they work without a d
 import functools
 import io
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -93,9 +94,18 @@ def svg(figure: "Figure") -> bytes:
 
 @styled
 def formula(latex: str) -> bytes:
-    """A formula set by matplotlib as SVG on a transparent ground, cut to its size; or ValueError."""
+    r"""A formula set by matplotlib as SVG on a transparent ground, cut to its size.
+
+    All of it is mathematics: ValueError for an empty one, for a dollar sign or a last backslash that would
+    end it (`\$` is one to show), and for what matplotlib cannot set.
+    """
     import matplotlib
 
+    latex = " ".join(latex.split())  # a line break would make text of it
+    if not latex or re.search(r"(?<!\\)(?:\\\\)*\$|\\\Z", latex):
+        raise ValueError(
+            rf"a formula is not empty, has no dollar sign (\$ shows one) and ends in no backslash, got {latex!r}"
+        )
     figure = new_figure(1, 1)
     buffer = io.BytesIO()
     with matplotlib.rc_context({"mathtext.fontset": "stix"}):

@@ -50,8 +50,9 @@ def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = 
 def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None = None, log: bool = False) -> "Figure":
     """Several densities for comparison: maps side by side on one colour scale, or lines in one frame.
 
-    `densities` maps titles to densities over the same variables. Titles are shown as they are written.
-    Raises ValueError if there are none or if their variables differ.
+    `densities` maps titles to densities over the same variables; maps also lie on the same cells, for they share
+    their axes. Titles are shown as they are written.
+    Raises ValueError if there are none, if their variables differ, or the cells of maps.
     """
     fields = list(densities.values())
     if not fields:
@@ -65,6 +66,13 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
             _line(ax, field, log, title)
         ax.legend()
         return figure
+    for title, field in densities.items():
+        for name in field.dims:
+            if not np.array_equal(field[name], fields[0][name]):
+                raise ValueError(
+                    f"{title!r} has other cells along {name} than {next(iter(densities))!r}: bring all densities to "
+                    "one grid, or draw each with plot_density"
+                )
     columns = min(columns or 3, len(fields))
     rows = math.ceil(len(fields) / columns)
     _, _, x, y, _ = plane(fields[0], "a density")

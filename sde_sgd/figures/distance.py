@@ -27,9 +27,12 @@ def fit_power_law(x: Any, y: Any, error: Any = None) -> PowerLaw:
     `x`, `y`, `error`: positive numbers, shape (n,). With errors, the slope's standard error follows from
     them and is widened by √(χ²/(n−2)) where the points scatter more than they say; without, from the
     scatter alone.
-    Raises ValueError for fewer than two different x, or for numbers that are not positive.
+    Raises ValueError for lengths that differ, for fewer than two different x, or for numbers that are not positive.
     """
     x, y = (np.asarray(v, float) for v in (x, y))
+    shapes = [x.shape, y.shape] if error is None else [x.shape, y.shape, np.shape(error)]
+    if x.ndim != 1 or len(set(shapes)) > 1:
+        raise ValueError(f"x, y and error must be of one shape (n,), got {', '.join(map(str, shapes))}")
     sigma = np.ones_like(y) if error is None else np.asarray(error, float) / y
     if not all(np.all(np.isfinite(v)) and np.all(v > 0) for v in (x, y, sigma)):
         raise ValueError("a power law is fitted to positive numbers with positive errors")
@@ -64,7 +67,9 @@ def plot_distance(
 
     `distances`: a DataArray over the dimension `x`, or a Dataset of `distance` and, where known, `error` (one
     σ) and `floor` (the distance that sampling alone gives; a number or one per point; drawn dashed). Points
-    below two floors are drawn hollow and left out of the fit: they measure the sample, not the prediction.
+    below two floors are drawn hollow and left out of the fit: they measure the sample, not the prediction. A point
+    whose error is 0 beside others that are not is drawn and left out of the fit, which could give it no weight; a
+    distance that is not positive has no place on a logarithmic axis and is counted in the legend.
     `fit=False` joins the points instead, where no power law is expected.
     """
     if hasattr(distances, "data_vars"):
@@ -81,25 +86,32 @@ def plot_distance(
     level = None if floor is None else np.broadcast_to(np.asarray(floor, float), value.shape)
     if level is not None and np.ndim(floor):
         level = level[order]
-    clear = np.full(value.shape, True) if level is None else value > _CLEAR * level
+    shown = (value > 0) & np.isfinite(value)
+    hidden = int(value.size - shown.sum())
+    clear = shown if level is None else shown & (value > _CLEAR * level)
+    if sigma is not None and not (sigma > 0).any():
+        sigma = None  # exact numbers, whose logarithms are fitted alike
 
     ax = axes_or_new(ax, 4.8, 3.5)
     ax.set(xscale="log", yscale="log", xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
     colour = next_colour(ax)
-    _points(ax, at, value, sigma, clear, colour, label)
-    _points(ax, at, value, sigma, ~clear, colour, "at the sampling floor", hollow=True)
+    note = f" ({hidden} of {value.size} not positive)" if hidden else ""
+    _points(ax, at, value, sigma, clear, colour, label + note)
+    _points(ax, at, value, sigma, shown & ~clear, colour, "at the sampling floor", hollow=True)
+    fitted = clear if sigma is None else clear & (sigma > 0)
     if not fit:
-        ax.plot(at, value, color=colour, lw=1.0, alpha=0.6)
-    elif np.unique(at[clear]).size >= 2:
-        law = fit_power_law(at[clear], value[clear], None if sigma is None else sigma[clear])
-        ends = np.array([at[clear].min(), at[clear].max()])
+        ax.plot(at[shown], value[shown], color=colour, lw=1.0, alpha=0.6)
+    elif np.unique(at[fitted]).size >= 2:
+        law = fit_power_law(at[fitted], value[fitted], None if sigma is None else sigma[fitted])
+        ends = np.array([at[fitted].min(), at[fitted].max()])
         ax.plot(ends, law.factor * ends**law.slope, color=colour, lw=1.3, label=f"slope {_with_error(law)}")
     if level is not None:
         ax.plot(at, level, color=INK, lw=1.1, ls=(0, (4, 3)), label="sampling floor")
     ax.grid(True, which="major")
     handles, labels = ax.get_legend_handles_labels()
     points_first = sorted(zip(handles, labels), key=lambda pair: hasattr(pair[0], "get_linestyle"))
-    ax.legend(*zip(*points_first), loc="best" if fit else "center right")
+    if points_first:
+        ax.legend(*zip(*points_first), loc="best" if fit else "center right")
     return ax
 
 

@@ -25,8 +25,10 @@ def plot_spectrum(
     `spectra` maps labels to eigenvalues, shape (n,), in any order; those ≤ 0 cannot be shown on a logarithmic
     axis and are counted in the legend instead. `thresholds` maps labels to positive numbers; a threshold
     with the label of a spectrum takes its colour and states the rank it gives there.
-    Raises ValueError for a spectrum without a positive eigenvalue.
+    Raises ValueError where there is no spectrum, or one without a positive eigenvalue.
     """
+    if not spectra:
+        raise ValueError("there is no spectrum to plot")
     ax = axes_or_new(ax, 5.0, 3.6)
     ordered = {label: np.sort(np.asarray(values, float).ravel())[::-1] for label, values in spectra.items()}
     colours = {}

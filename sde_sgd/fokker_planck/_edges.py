@@ -7,7 +7,8 @@ An edge from x to x + δ, δ = h∘e, carries
 
 the Scharfetter–Gummel flux along the edge: exact for constant drift in 1-D, and of second order. The pair
 (c, P) is what is stored: at cell Péclet numbers near a thousand one of the rates is zero in float64, the
-pair never is. Source: Scharfetter & Gummel (1969), IEEE Trans. Electron Devices 16.
+pair never is. Edges along reflecting walls have more conductance: see `_walls`.
+Source: Scharfetter & Gummel (1969), IEEE Trans. Electron Devices 16.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from sde_sgd.grid import Grid
 
+from . import _walls
 from ._inputs import at_points
 from ._selling import selling
 
@@ -74,10 +76,10 @@ def build(process, grid: Grid, diffusion: np.ndarray, max_offset: int) -> tuple[
     """
     potential, centers = process.equilibrium_potential, grid.centers().reshape(-1, grid.dim)
     least = 0.0 if potential is not None else _least_diffusion(process, grid, centers)
-    weight, offset, added = selling(diffusion, grid.spacing, _reach(grid, max_offset), least)
-    used = offset[weight > 0.0]
+    weight, offset, added = selling(diffusion, grid.spacing, _walls.reach(grid, max_offset), least)
+    weight, offset = _walls.with_edges_along(grid, weight, offset)
     tails, heads, steps, conductances = [], [], [], []
-    for e in np.unique(used, axis=0):
+    for e in _distinct(offset[weight > 0.0]):
         own = np.where((offset == e).all(axis=2), weight, 0.0).sum(axis=1)
         tail, head = _pairs(grid, e)
         mean = 0.5 * (own[tail] + own[head])
@@ -124,19 +126,10 @@ def _force(process, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _reach(grid: Grid, max_offset: int) -> np.ndarray:
-    """How many cells an offset may span, per cell: one more than the cells to the nearest wall.
-
-    A wall drops the edges that cross it. At this reach the edge along at least one offset stays inside, so
-    that no cell is cut off by its walls; and on a short periodic axis no edge meets itself.
-    """
-    reach = np.full(grid.shape, max_offset, dtype=np.int64)
-    for axis, (cells, periodic) in enumerate(zip(grid.shape, grid.periodic)):
-        i = np.arange(cells)
-        most = np.full(cells, cells) if periodic else np.minimum(i, i[::-1]) + 1
-        most = np.minimum(most, (cells - 1) // 2)
-        reach = np.minimum(reach, most.reshape([-1 if a == axis else 1 for a in range(grid.dim)]))
-    return reach.ravel()
+def _distinct(offsets: np.ndarray) -> np.ndarray:
+    """The different rows of (n, d) offsets; they fit in a byte, so one number stands for a row."""
+    _, first = np.unique(offsets @ 256 ** np.arange(offsets.shape[1]), return_index=True)
+    return offsets[first]
 
 
 def _pairs(grid: Grid, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

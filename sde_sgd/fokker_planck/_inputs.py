@@ -1,15 +1,15 @@
 """What a process must satisfy on a grid before a generator is built, and whether the work fits in memory."""
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 
+from sde_sgd import _memory
 from sde_sgd.grid import Grid
 
 _SYMMETRY = 1e-8  # |D − Dᵀ| and −λ_min allowed, relative to the largest entry of D at the point
-_MEMORY_SHARE = 0.8  # of what is free: the rest is left to the caller's arrays
 _GENERATOR_BYTES = 1500  # per cell, measured on 2-D grids at the peak of assembly
+_NEEDED = ("variables", "dim", "temperature", "domain", "drift", "diffusion", "diffusion_divergence", "settings")
 
 
 def at_points(function: Callable, name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -27,6 +27,15 @@ def at_points(function: Callable, name: str, x: np.ndarray, shape: tuple[int, ..
             "points); it must be finite on the grid: choose a box inside its domain"
         )
     return values
+
+
+def check_process(process) -> None:
+    """A process has a drift, a diffusion and a temperature; a landscape lacks the last."""
+    if not all(hasattr(process, name) for name in (*_NEEDED, "equilibrium_potential")):
+        raise ValueError(
+            f"process must be a Process, got {type(process).__name__}; make one of a landscape by "
+            "landscape.at_temperature(T)"
+        )
 
 
 def check_domain(process, grid: Grid) -> None:
@@ -51,6 +60,11 @@ def check_domain(process, grid: Grid) -> None:
         slack = 1e-12 * (b - a)
         if wraps and abs((b - a) - (high - low)) > slack:
             raise ValueError(f"{name} has period {high - low}, but the grid spans [{a}, {b}]; span one period")
+        if wraps and abs(a - low) > slack:
+            raise ValueError(
+                f"the grid spans [{a}, {b}] in {name}, shifted from the process's period [{low}, {high}]; "
+                "start it at the same end"
+            )
         if not wraps and (a < low - slack or b > high + slack):
             raise ValueError(f"the grid spans [{a}, {b}] in {name}, outside the process's domain [{low}, {high}]")
 
@@ -95,27 +109,10 @@ def check_potential(process, grid: Grid) -> None:
                 )
 
 
-def available_bytes() -> int:
-    """Memory that can be allocated now, in bytes, from the operating system."""
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return 1024 * int(line.split()[1])
-    except OSError:
-        pass  # not Linux: the total is the best bound there is
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def check_memory(needed: int, what: str, grid: Grid) -> None:
     """Refuse, before anything is allocated, what would not fit."""
-    limit = int(_MEMORY_SHARE * available_bytes())
-    if needed > limit:
-        raise ValueError(
-            f"{what} on a grid of {' × '.join(map(str, grid.shape))} cells needs about "
-            f"{needed / 2**30:.3g} GiB, more than the {limit / 2**30:.3g} GiB allowed here; "
-            "use fewer cells or a smaller box"
-        )
+    cells = " × ".join(map(str, grid.shape))
+    _memory.refuse_beyond(needed, f"{what} on a grid of {cells} cells", "use fewer cells or a smaller box")
 
 
 def least_bytes(grid: Grid) -> int:

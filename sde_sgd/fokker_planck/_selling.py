@@ -17,7 +17,7 @@ import numba as nb
 import numpy as np
 
 EIGENVALUE_FLOOR = 1e-10  # least eigenvalue over the largest of the same cell: rounding in D is far below
-TRACE_FLOOR = 1e-14  # least eigenvalue over the largest trace on the grid: only for cells without any noise
+TRACE_FLOOR = 1e-30  # least eigenvalue over the largest trace on the grid: for cells without any noise, and no others
 _ROUNDING = 1e-13  # a weight this small beside both diagonal entries is rounding in D, not a direction
 
 
@@ -79,7 +79,7 @@ def selling(
     `least` (n,); offsets point into one half-plane, and an offset of zeros carries weight 0.
     """
     trace = np.trace(diffusion, axis1=1, axis2=2)
-    least = np.maximum(least, TRACE_FLOOR * np.full(len(trace), trace.max()))
+    least = np.maximum(least, np.full(len(trace), max(TRACE_FLOOR * trace.max(), np.finfo(float).tiny)))
     if diffusion.shape[1] == 1:
         d = diffusion[:, 0, 0]
         added = np.maximum(0.0, least - d)

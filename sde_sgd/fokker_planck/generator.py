@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import xarray as xr
 from scipy.sparse.csgraph import connected_components
 
+from sde_sgd import _checks
 from sde_sgd.grid import Grid
 
 from . import _edges, _inputs
@@ -15,6 +16,7 @@ from ._dissection import dissect
 from ._elimination import log_stationary
 
 _MASS_TOLERANCE = 1e-12  # column sum of the generator over its diagonal
+_SAME_PLACE = 1e-6  # of a cell: coordinates that differ by less are those of the same grid
 
 
 class FokkerPlanck:
@@ -24,7 +26,9 @@ class FokkerPlanck:
     backward, B(z) = z/(eᶻ − 1). The offsets and c come from Selling's decomposition of D, and
     P = δ·D⁻¹(b − T div D)/T at the midpoint, or [Φ(x) − Φ(x+δ)]/T where the process knows its equilibrium
     potential, which makes e^{−Φ/T} stationary exactly. Every rate is ≥ 0 and every column sums to 0, for any
-    D and any drift; the density is of second order in the spacing.
+    D and any drift. A reflecting wall cuts edges; one edge along it, of the conductance that the layer beside
+    the wall would lose, makes up for them (`_walls`). The density is of second order in the spacing, walls
+    included, and so are mean exit times through absorbing walls.
 
     Parameters
     ----------
@@ -36,10 +40,13 @@ class FokkerPlanck:
     max_offset : int
         Longest offset in cells. Where D is so anisotropic that it asks for longer ones, or is singular, the
         least isotropic diffusion ε(x)I that avoids them is added: see `added_diffusion`. A larger value adds
-        less and makes elimination dearer.
+        less and makes elimination dearer. In a corner of two reflecting walls offsets must be shorter, and ε
+        may be of the size of D in as many cells as the longest offset spans, whatever the spacing and
+        `max_offset`; so few cells cost the density no order. Where ε > 0 elsewhere, the density is that of
+        D + εI.
 
-    Raises ValueError if D is not a covariance, something is not finite, the grid does not fit the process,
-    or the work does not fit in memory.
+    Raises ValueError if D is not a covariance, something is not finite, the grid does not fit the process
+    (a periodic axis must span the same period, from the same end), or the work does not fit in memory.
 
     When not to use it: where `attrs["max_peclet"]` is far above 1 at cells that carry mass, the density is
     smeared over about a cell there; refine, or simulate paths. In three or more variables, simulate paths.
@@ -48,22 +55,21 @@ class FokkerPlanck:
     """
 
     def __init__(self, process, grid: Grid, *, max_offset: int = 4) -> None:
-        if not isinstance(grid, Grid):
-            raise ValueError(f"grid is a {type(grid).__name__}; pass a Grid(lower, upper, shape)")
-        if not (isinstance(max_offset, int | np.integer) and 1 <= max_offset <= 16):
-            raise ValueError(f"max_offset is {max_offset!r}; choose a whole number of cells from 1 to 16")
+        _inputs.check_process(process)
+        _checks.instance("grid", grid, Grid, "make one by Grid(lower, upper, shape)")
+        max_offset = _checks.whole("max_offset", max_offset, 1, 16, "it is a number of cells")
         _inputs.check_domain(process, grid)
         _inputs.check_memory(_inputs.least_bytes(grid), "the steady state", grid)
         _inputs.check_potential(process, grid)
         self.process, self.grid = process, grid
         diffusion = _inputs.diffusion_at_centers(process, grid)
-        self.edges, added = _edges.build(process, grid, diffusion, int(max_offset))
+        self.edges, added = _edges.build(process, grid, diffusion, max_offset)
         self.attrs: dict[str, Any] = {
             **process.settings,
             "temperature": float(process.temperature),
             "scheme": "finite volumes, Selling offsets, Scharfetter-Gummel rates",
             "boundary": " ".join(grid.boundary),
-            "max_offset": int(max_offset),
+            "max_offset": max_offset,
             "longest_offset": int(np.abs(self.edges.offset).max()),
             "max_peclet": float(np.abs(self.edges.peclet).max()),
             "added_diffusion_max": float(added.max()),
@@ -163,7 +169,8 @@ class FokkerPlanck:
         """log ρ of the steady state Lρ = 0, Σ ρ·cell_volume = 1: finite in every cell, however small ρ is.
 
         By subtraction-free elimination (Grassmann, Taksar & Heyman 1985) in extended range: each ρ(x) is
-        right to about 1e-12 relative to itself, so that Φ = −T log ρ is right where nothing ever goes.
+        the solution of the discrete equations to about 1e-12 relative to itself, or to 1e-16 |log ρ| if that is
+        larger, so that Φ = −T log ρ is right where nothing ever goes.
         Solved once, then remembered. `attrs`: `residual`, the largest |inflow − outflow|/(inflow + outflow)
         over the cells; `wall_mass`, the probability in cells beside a wall (large: the box cuts the density);
         `added_diffusion_mean`, the mean of ε under ρ.
@@ -213,8 +220,11 @@ class FokkerPlanck:
     def current(self, density: xr.DataArray | np.ndarray) -> xr.DataArray:
         """Probability current J = bρ − T div(Dρ) at the cell centres, J(x) = ½ Σ_{edges at x} flux·δ.
 
-        The density has one value per cell; the result has dimensions (*variables, component). Of second order
-        away from walls; in the cells beside a wall the wall's own flux is averaged in.
+        The density has one value per cell, and the coordinates of the grid if it is a DataArray; the result has
+        dimensions (*variables, component). Of second order; only where offsets exceed one cell
+        (`attrs["longest_offset"]`) is the current along a reflecting wall right as a sum over the few cells next to
+        it and not cell by cell, so that the error summed over all cells is of first order. At an absorbing wall
+        the flux through it is averaged in.
         """
         rho = self._values(density)
         vectors = edge_average(self, self.edge_current(density).values)
@@ -223,14 +233,21 @@ class FokkerPlanck:
 
     def _values(self, density: xr.DataArray | np.ndarray) -> np.ndarray:
         if isinstance(density, xr.DataArray):
-            if set(density.dims) != set(self.process.variables):
-                raise ValueError(f"density has dimensions {density.dims}, expected {tuple(self.process.variables)}")
-            density = density.transpose(*self.process.variables).values
-        values = np.asarray(density, dtype=float)
-        if values.shape != self.grid.shape:
-            raise ValueError(f"density has shape {values.shape}, the grid {self.grid.shape}; give one value per cell")
-        if not np.isfinite(values).all():
-            raise ValueError(f"density is not finite in {int((~np.isfinite(values)).sum())} cells")
+            names = tuple(self.process.variables)
+            if set(density.dims) != set(names):
+                raise ValueError(f"density has dimensions {density.dims}, expected {names}")
+            density = density.transpose(*names)
+            for name, axis, h in zip(names, self.grid.axes, self.grid.spacing):
+                given = density[name].values if name in density.coords else axis
+                if given.shape == axis.shape and np.abs(given - axis).max() > _SAME_PLACE * h:
+                    raise ValueError(
+                        f"density has cells from {given[0]:.6g} to {given[-1]:.6g} in {name}, the grid from "
+                        f"{axis[0]:.6g} to {axis[-1]:.6g}; it belongs to another grid"
+                    )
+            density = density.values
+        if np.shape(density) != self.grid.shape:
+            raise ValueError(f"density has shape {np.shape(density)}, the grid {self.grid.shape}; one value per cell")
+        values = _checks.finite_array("density", density)
         return values.ravel()
 
     def __repr__(self) -> str:

@@ -57,8 +57,7 @@ def quadratic(
     """f = (a x² + c y²)/2 with constant D and the extra drift ω(−y, x), ω = `rotation`.
 
     Linear drift −Fx, F = [[a, ω], [−ω, c]]: ρ_ss = N(0, S) with FS + SFᵀ = 2TD, Φ = T xᵀS⁻¹x/2. Even without
-    rotation the default is out of equilibrium, because ∇²f and D do not commute (THEORY: linear case; Kwon, Ao
-    & Thouless 2005).
+    rotation the default is out of equilibrium, because ∇²f and D do not commute (Kwon, Ao & Thouless 2005).
     """
     for key, value in (("a", a), ("c", c)):
         _checks.positive(key, value, "the quadratic must confine")

@@ -1,4 +1,4 @@
-"""Expressions → straight-line scalar code with common subexpressions shared.
+"""Expressions → straight-line scalar code with common subexpressions shared, and functions of arrays.
 
 The text uses canonical names, so that it (and the cached machine code named after it) does not depend on what
 the user called things: x0… variables, p0… parameters, a0… data of one sample, T temperature.
@@ -7,9 +7,13 @@ the user called things: x0… variables, p0… parameters, a0… data of one sam
 from collections.abc import Mapping, Sequence
 
 import sympy as sp
+from sympy.printing.lambdarepr import LambdaPrinter
 from sympy.printing.pycode import PythonCodePrinter
 
+from ._parser import COMPILED
+
 TEMPERATURE = sp.Symbol("T", positive=True)
+MAX_OPERATIONS = 5000  # of a derivative: beyond, SymPy and the compiler take minutes
 
 # Functions of the lane loop: ours vectorise (paths/_lane_math.py), the rest are scalar calls of the C library.
 _LANE_FUNCTIONS = {
@@ -21,7 +25,6 @@ _LANE_FUNCTIONS = {
     "sinh": "_sinh",
     "cosh": "_cosh",
     "tan": "_tan",
-    "sqrt": "math.sqrt",
     "atan": "math.atan",
     "erf": "math.erf",
     "erfc": "math.erfc",
@@ -42,20 +45,10 @@ class _LanePrinter(PythonCodePrinter):
     _print_exp = _print_log = _print_tanh = _print_sin = _print_cos = _print_sinh = _print_cosh = _print_Function
     _print_tan = _print_atan = _print_erf = _print_erfc = _print_Abs = _print_sign = _print_Function
 
-    def _print_Integer(self, expr):
-        return f"{float(expr)!r}"
-
     def _print_Float(self, expr):
         return repr(float(expr))
 
-    def _print_Rational(self, expr):
-        return repr(float(expr))
-
-    def _print_NumberSymbol(self, expr):
-        return repr(float(expr))
-
-    _print_Pi = _print_NumberSymbol
-    _print_Exp1 = _print_NumberSymbol
+    _print_Integer = _print_Rational = _print_NumberSymbol = _print_Pi = _print_Exp1 = _print_Float
 
     def _print_Pow(self, expr, rational=False):
         base, exponent = expr.args
@@ -67,10 +60,22 @@ class _LanePrinter(PythonCodePrinter):
             whole = (exponent.p - 1) // 2
             root = f"math.sqrt{text}"
             return root if whole == 0 else f"({text}**{whole}*{root})"
-        return f"_exp({self._print(exponent)}*_log({text}))"
+        if base.is_nonnegative:
+            return f"_exp({self._print(exponent)}*_log({text}))"
+        return f"math.pow({text}, {self._print(exponent)})"
 
 
-_PRINTER = _LanePrinter()
+class _ArrayPrinter(LambdaPrinter):
+    """Prints for arrays: `sign` as a function, numbers with all their digits."""
+
+    def _print_sign(self, expr):
+        return f"sign({self._print(expr.args[0])})"
+
+    def _print_Float(self, expr):
+        return repr(float(expr))
+
+
+_LANES = _LanePrinter()
 
 
 def canonical(
@@ -83,15 +88,40 @@ def canonical(
     return table
 
 
-def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], prefix: str = "t") -> list[str]:
-    """Assignments `name = expression`, intermediate results first, as lines of scalar Python.
+def derivative(expression: sp.Expr, symbol: sp.Symbol, what: str) -> sp.Expr:
+    """∂expression/∂symbol, compilable, a kink of abs() counting as flat; ValueError where it is not or is too large."""
+    result = sp.diff(expression, symbol).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+    if any(not isinstance(node, COMPILED) for node in sp.preorder_traversal(result)):
+        raise ValueError(
+            f"{what}: its derivative by {symbol} cannot be compiled (a power of a quantity of either sign inside "
+            "abs?); write the expression without it"
+        )
+    if sp.count_ops(result) > MAX_OPERATIONS:
+        raise ValueError(
+            f"{what}: its derivative by {symbol} has more than {MAX_OPERATIONS} operations; simplify the "
+            "expression, or give drift and diffusion as functions (Process)"
+        )
+    return result
 
-    `names` comes from `canonical`; `prefix` keeps the intermediates of two fragments apart.
+
+def _numeric(expression: sp.Expr) -> sp.Expr:
+    """Constants such as √2 or 2/√π as numbers; exponents stay exact."""
+
+    def constant(node: sp.Expr) -> bool:
+        return node.is_number and not node.is_Rational and not node.is_Float
+
+    return sp.sympify(expression).replace(constant, lambda node: sp.Float(node.evalf(20), 20))
+
+
+def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol]) -> list[str]:
+    """Assignments `name = expression`, intermediate results t_0, t_1 … first, as lines of scalar Python.
+
+    `names` comes from `canonical`.
     """
-    expressions = [sp.sympify(e).xreplace(dict(names)) for e in outputs.values()]
-    shared, reduced = sp.cse(expressions, symbols=sp.numbered_symbols(f"{prefix}_"), order="canonical")
-    lines = [f"{symbol} = {_PRINTER.doprint(value)}" for symbol, value in shared]
-    return lines + [f"{name} = {_PRINTER.doprint(value)}" for name, value in zip(outputs, reduced)]
+    expressions = [_numeric(e).xreplace(dict(names)) for e in outputs.values()]
+    shared, reduced = sp.cse(expressions, symbols=sp.numbered_symbols("t_", real=True), order="canonical")
+    lines = [f"{symbol} = {_LANES.doprint(value)}" for symbol, value in shared]
+    return lines + [f"{name} = {_LANES.doprint(value)}" for name, value in zip(outputs, reduced)]
 
 
 def compile_functions(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr], namespace):
@@ -99,11 +129,17 @@ def compile_functions(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.E
     functions = {"Abs": namespace.abs}
     for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "sign"):
         functions[name] = getattr(namespace, name)
-    for name in ("atan", "erf", "erfc"):
-        if hasattr(namespace, name):
-            functions[name] = getattr(namespace, name)
     if namespace.__name__ == "numpy":
         import scipy.special
 
         functions |= {"erf": scipy.special.erf, "erfc": scipy.special.erfc, "atan": namespace.arctan}
-    return sp.lambdify(list(arguments), list(expressions), modules=[functions], cse=True, dummify=True)
+    else:
+        functions |= {name: getattr(namespace, name) for name in ("atan", "erf", "erfc")}
+    return sp.lambdify(
+        list(arguments),
+        [_numeric(e) for e in expressions],
+        modules=[functions],
+        printer=_ArrayPrinter({"fully_qualified_modules": False, "inline": True, "allow_unknown_functions": True}),
+        cse=True,
+        dummify=True,
+    )

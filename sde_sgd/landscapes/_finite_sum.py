@@ -7,11 +7,12 @@ import sympy as sp
 
 from sde_sgd import _checks
 
-from ._codegen import TEMPERATURE, canonical, straight_line
+from ._codegen import TEMPERATURE, canonical, derivative, straight_line
 from ._evaluator import Field, SampleEvaluator
-from ._landscape import RESERVED, Landscape
+from ._landscape import Landscape
 from ._lanes import LaneCode
-from ._parser import CONSTANTS, FUNCTIONS, parse
+from ._names import check_names
+from ._parser import parse
 
 SAMPLING = ("with_replacement", "without_replacement", "reshuffling")
 
@@ -37,15 +38,11 @@ class FiniteSum(Landscape):
         if not isinstance(data, Mapping) or not data:
             raise ValueError("data must be a non-empty mapping from a data symbol's name to its array of shape (N,)")
         self.data: dict[str, np.ndarray] = {}
-        for key, values in data.items():
-            word = getattr(key, "name", key)
-            if not isinstance(word, str) or not word.isidentifier() or word in {*RESERVED, *FUNCTIONS, *CONSTANTS}:
-                raise ValueError(f"data symbol {word!r} is not a free name; use letters, digits and underscores")
-            if word in self._symbols:
-                raise ValueError(f"{word!r} is declared twice; every name stands for one thing")
-            array = np.ascontiguousarray(_checks.finite_array(f"data[{word!r}]", values))
+        for word, values in zip(check_names("data symbol", data, taken=self._symbols), data.values()):
+            array = _checks.finite_array(f"data[{word!r}]", values).copy()
             if array.ndim != 1 or len(array) < 2:
                 raise ValueError(f"data[{word!r}] must have shape (N,) with N >= 2, got {array.shape}")
+            array.flags.writeable = False  # the definition is fixed; a changed array would change the loss under it
             self.data[word] = array
         sizes = {k: len(v) for k, v in self.data.items()}
         if len(set(sizes.values())) > 1:
@@ -79,14 +76,13 @@ class FiniteSum(Landscape):
         raise KeyError(name)  # everything else is a mean over the samples
 
     def _sample_group(self, name: str) -> tuple[list[sp.Expr], tuple[int, ...]]:
-        gradient = [sp.diff(self._sample_loss, v) for v in self.symbols]
         match name:
             case "loss":
                 return [self._sample_loss], ()
             case "gradient":
-                return gradient, (self.dim,)
+                return [derivative(self._sample_loss, v, "sample_loss") for v in self.symbols], (self.dim,)
             case "hessian":
-                return [sp.diff(g, v) for g in gradient for v in self.symbols], (self.dim, self.dim)
+                return self._derivatives(self._sample_group("gradient")[0], "sample_loss"), (self.dim, self.dim)
         raise KeyError(name)
 
     def _build_evaluator(self, namespace) -> SampleEvaluator:
@@ -107,6 +103,9 @@ class FiniteSum(Landscape):
     def constant_diffusion(self) -> np.ndarray | None:
         """None: D follows from the data at every x."""
         return None
+
+    def _check_diffusion(self) -> None:
+        """Nothing to check: a covariance is symmetric and positive semi-definite."""
 
     def sgd_process(self, learning_rate: float, batch_size: int, sampling: str = "with_replacement"):
         """The `Process` whose temperature matches mini-batches of size b at learning rate η.
@@ -139,6 +138,6 @@ class FiniteSum(Landscape):
         return LaneCode(
             dim=self.dim,
             lines=tuple(straight_line(gradient, names)),
-            parameters=tuple(self.parameters.values()),
+            parameters=tuple(self._parameters.values()),
             data=tuple(self.data.values()),
         )

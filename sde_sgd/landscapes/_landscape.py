@@ -1,6 +1,8 @@
 """One symbolic definition of a loss and its noise; every compiled form is derived from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -8,13 +10,12 @@ import sympy as sp
 from sde_sgd import _checks
 from sde_sgd._domain import Domain
 
-from ._codegen import TEMPERATURE, canonical, straight_line
+from ._codegen import TEMPERATURE, canonical, derivative, straight_line
 from ._evaluator import Evaluator, Field
 from ._lanes import LaneCode
-from ._parser import CONSTANTS, FUNCTIONS, parse
+from ._names import check_names
+from ._parser import parse
 from ._roots import stationary_points
-
-RESERVED = ("time", "path", "replica", "component", "step", "T")
 
 
 class Landscape:
@@ -60,66 +61,57 @@ class Landscape:
         with_temperature = known | {"T": TEMPERATURE}
         self._circulation = None
         if circulation is not None:
-            circulation = list(circulation)
-            if len(circulation) != self.dim:
-                raise ValueError(
-                    f"circulation must have {self.dim} components, one per variable, got {len(circulation)}"
-                )
-            self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(circulation)]
+            parts = _checks.sequence("circulation", circulation, self.dim, "components, one per variable")
+            self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(parts)]
         self._potential = None if potential is None else parse(potential, with_temperature, "potential")
-        self._check_constant_diffusion()
+        self._check_diffusion()
 
     # -- definition ------------------------------------------------------------------------------------------
 
     def _set_symbols(self, variables, parameters, domain, name) -> None:
-        names = [
-            v.name if isinstance(v, sp.Symbol) else v
-            for v in ([variables] if isinstance(variables, str | sp.Symbol) else variables)
-        ]
+        names = check_names("variable", [variables] if isinstance(variables, str | sp.Symbol) else variables)
         if not names:
             raise ValueError("variables is empty; give at least one name")
-        parameters = {getattr(k, "name", k): v for k, v in dict(parameters or {}).items()}
-        for kind, given in (("variable", names), ("parameter", parameters)):
-            for word in given:
-                if not isinstance(word, str) or not word.isidentifier():
-                    raise ValueError(f"{kind} {word!r} is not a name; use letters, digits and underscores")
-                if word in RESERVED or word in FUNCTIONS or word in CONSTANTS:
-                    raise ValueError(
-                        f"{kind} name {word!r} is reserved; reserved: {', '.join([*RESERVED, *CONSTANTS, *FUNCTIONS])}"
-                    )
-        doubled = {n for n in names if names.count(n) > 1} | (set(names) & set(parameters))
-        if doubled:
-            raise ValueError(f"{sorted(doubled)[0]!r} is declared twice; every name stands for one thing")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise ValueError(f"parameters must be a mapping from name to number, got {type(parameters).__name__}")
+        values = dict(zip(check_names("parameter", parameters or {}, taken=names), (parameters or {}).values()))
         self.variables = tuple(names)
-        self.parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in parameters.items()}
+        self._parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
         self.domain = Domain.parse(domain, self.variables)
         self.name = name or type(self).__name__.lower()
-        self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *parameters)}
-        self._cache: dict = {}
+        self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *self._parameters)}
+        self._cache: dict[str, Any] = {}
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """The values of the parameters; `with_parameters` makes a landscape with others."""
+        return MappingProxyType(self._parameters)
 
     def _known(self) -> dict[str, sp.Symbol]:
         return dict(self._symbols)
 
     def _matrix(self, diffusion, known) -> sp.Matrix:
-        rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else [list(r) for r in diffusion]
-        if len(rows) != self.dim or any(len(r) != self.dim for r in rows):
-            raise ValueError(
-                f"diffusion must be {self.dim}×{self.dim}, one row per variable; got rows of length "
-                f"{[len(r) for r in rows]}"
-            )
-        matrix = sp.Matrix(
-            [[parse(e, known, f"diffusion[{i}][{j}]") for j, e in enumerate(r)] for i, r in enumerate(rows)]
+        rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else diffusion
+        rows = _checks.sequence("diffusion", rows, self.dim, "rows, one per variable")
+        rows = [_checks.sequence(f"diffusion[{i}]", row, self.dim, "entries") for i, row in enumerate(rows)]
+        return sp.Matrix(
+            [[parse(e, known, f"diffusion[{i}][{j}]") for j, e in enumerate(row)] for i, row in enumerate(rows)]
         )
-        for i in range(self.dim):
-            for j in range(i):
-                if sp.simplify(matrix[i, j] - matrix[j, i]) != 0:
-                    raise ValueError(
-                        f"diffusion is not symmetric: entry [{i}][{j}] is {matrix[i, j]}, "
-                        f"[{j}][{i}] is {matrix[j, i]}; D is a covariance"
-                    )
-        return matrix
 
-    def _check_constant_diffusion(self) -> None:
+    def _check_diffusion(self) -> None:
+        """Symmetry, by values at points spread over the domain; definiteness where D is constant."""
+        if self._diffusion != self._diffusion.T:
+            near = np.clip(self.domain.lower, -2.0, 2.0), np.clip(self.domain.upper, -2.0, 2.0)
+            points = np.random.default_rng(0).uniform(near[0], np.maximum(near[0] + 1e-3, near[1]), (64, self.dim))
+            with np.errstate(all="ignore"):
+                d = self.evaluator().diffusion(points)
+            gap = np.abs(d - np.swapaxes(d, -1, -2)) > 1e-10 * np.abs(d).max((-1, -2), keepdims=True)
+            if gap.any():
+                k, i, j = np.argwhere(gap)[0]
+                raise ValueError(
+                    f"diffusion is not symmetric: at {tuple(points[k].round(3).tolist())} entry [{i}][{j}] is "
+                    f"{d[k, i, j]:g}, [{j}][{i}] is {d[k, j, i]:g}; D is a covariance"
+                )
         constant = self.constant_diffusion()
         if constant is not None:
             lowest = np.linalg.eigvalsh(constant)[0]
@@ -139,10 +131,10 @@ class Landscape:
         return tuple(self._symbols[v] for v in self.variables)
 
     def _parameter_symbols(self) -> dict[sp.Symbol, float]:
-        return {self._symbols[k]: v for k, v in self.parameters.items()}
+        return {self._symbols[k]: v for k, v in self._parameters.items()}
 
     def with_parameters(self, **values: float) -> "Landscape":
-        """The same landscape with some parameters changed; nothing is recompiled."""
+        """The same landscape with some parameters changed; path kernels are not recompiled."""
         unknown = [k for k in values if k not in self.parameters]
         if unknown:
             raise ValueError(
@@ -153,10 +145,9 @@ class Landscape:
         other = object.__new__(type(self))
         other.__dict__ |= self.__getstate__()
         other._cache = {}
-        other.parameters = self.parameters | {
-            k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()
-        }
-        other._check_constant_diffusion()
+        changed = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
+        other._parameters = self._parameters | changed
+        other._check_diffusion()
         return other
 
     def __getstate__(self) -> dict:
@@ -187,31 +178,35 @@ class Landscape:
 
     def _group(self, name: str) -> tuple[list[sp.Expr], tuple[int, ...]]:
         x, d = self.symbols, self.dim
-        gradient = [sp.diff(self._loss, v) for v in x]
         match name:
             case "loss":
                 return [self._loss], ()
             case "gradient":
-                return gradient, (d,)
+                return [derivative(self._loss, v, "loss") for v in x], (d,)
             case "hessian":
-                return [_no_impulse(sp.diff(g, v)) for g in gradient for v in x], (d, d)
+                return self._derivatives(self._group("gradient")[0], "loss"), (d, d)
             case "diffusion":
                 return list(self._diffusion), (d, d)
             case "diffusion_divergence":
-                return [
-                    sum((sp.diff(self._diffusion[i, j], x[j]) for j in range(d)), sp.Integer(0)) for i in range(d)
-                ], (d,)
+                rows = [[derivative(self._diffusion[i, j], x[j], "diffusion") for j in range(d)] for i in range(d)]
+                return [sp.Add(*row) for row in rows], (d,)
             case "drift":
-                return [c - g for g, c in zip(gradient, self._circulation or [sp.Integer(0)] * d)], (d,)
+                circulation = self._circulation or [sp.Integer(0)] * d
+                return [c - g for g, c in zip(self._group("gradient")[0], circulation)], (d,)
             case "jacobian":
-                return [_no_impulse(sp.diff(b, v)) for b in self._group("drift")[0] for v in x], (d, d)
+                return self._derivatives(self._group("drift")[0], "drift"), (d, d)
             case "potential":
                 return [self._potential], ()
         raise KeyError(name)
 
+    def _derivatives(self, components: Iterable[sp.Expr], what: str) -> list[sp.Expr]:
+        return [derivative(c, v, what) for c in components for v in self.symbols]
+
     def evaluator(self, namespace=np) -> Evaluator:
         """The functions of this landscape on arrays of `namespace`: the module numpy (default) or torch."""
-        key = namespace.__name__
+        key = getattr(namespace, "__name__", "")
+        if key not in ("numpy", "torch"):
+            raise ValueError(f"namespace must be the module numpy or torch, got {namespace!r}")
         if key not in self._cache:
             self._cache[key] = self._build_evaluator(namespace)
         return self._cache[key]
@@ -220,7 +215,10 @@ class Landscape:
         return Evaluator(Field(namespace, self.symbols, self._parameter_symbols(), self._group))
 
     def _points(self, x) -> np.ndarray:
-        x = np.asarray(x, dtype=np.float64)
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"x must be real numbers, got {x.dtype}")
+        x = x.astype(np.float64, copy=False)
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must have shape (..., {self.dim}) for the variables {', '.join(self.variables)}, got {x.shape}"
@@ -249,13 +247,13 @@ class Landscape:
 
     def drift(self, x, temperature: float | None = None) -> np.ndarray:
         """b = −∇f + circulation: (..., d) → (..., d); `temperature` where the circulation contains T."""
-        return self.evaluator().drift(self._points(x), temperature)
+        return self.evaluator().drift(self._points(x), _temperature(temperature))
 
     def potential(self, x, temperature: float | None = None) -> np.ndarray | None:
         """The exact Φ(x) up to a constant, (..., d) → (...), or None where it is not known in closed form."""
         if self._potential is None:
             return None
-        return self.evaluator().potential(self._points(x), temperature)
+        return self.evaluator().potential(self._points(x), _temperature(temperature))
 
     def constant_diffusion(self) -> np.ndarray | None:
         """D as a d×d array where it does not depend on x, else None."""
@@ -279,6 +277,7 @@ class Landscape:
             self._box(box),
             self.variables,
             symmetric=True,
+            period=self.domain.period,
             extra={"loss": self.loss},
         )
 
@@ -294,6 +293,7 @@ class Landscape:
             self._box(box),
             self.variables,
             symmetric=False,
+            period=self.domain.period,
             extra={"loss": self.loss},
         )
 
@@ -331,15 +331,15 @@ class Landscape:
         diffusion = (
             {}
             if constant is not None
-            else {f"d{i}{j}": self._diffusion[i, j] for i in range(self.dim) for j in range(i + 1)}
+            else {f"d{i}_{j}": self._diffusion[i, j] for i in range(self.dim) for j in range(i + 1)}
         )
         return LaneCode(
             dim=self.dim,
             lines=tuple(straight_line(drift | diffusion, names)),
-            parameters=tuple(self.parameters.values()),
+            parameters=tuple(self._parameters.values()),
             constant_diffusion=constant,
         )
 
 
-def _no_impulse(expression: sp.Expr) -> sp.Expr:
-    return expression.replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+def _temperature(value: float | None) -> float | None:
+    return None if value is None else _checks.positive("temperature", value)

@@ -6,7 +6,9 @@ configuration file, so every node is checked before SymPy sees it.
 
 import ast
 import math
+import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 import sympy as sp
 
@@ -14,50 +16,22 @@ from sde_sgd._checks import nearest
 
 MAX_LENGTH = 4000  # characters
 MAX_NODES = 2000  # nodes of the syntax tree
-MAX_DEPTH = 120
-MAX_EXPONENT = 32  # of a constant exponent
+MAX_DEPTH = 60
+MAX_EXPONENT = 32  # of a constant exponent, accumulated ones included
 MAX_DIGITS = 100  # decimal exponent of any constant, written or computed
 
 FUNCTIONS = {
     f.__name__.lower(): f
     for f in (
-        sp.exp,
-        sp.log,
-        sp.sqrt,
-        sp.sin,
-        sp.cos,
-        sp.tan,
-        sp.sinh,
-        sp.cosh,
-        sp.tanh,
-        sp.atan,
-        sp.erf,
-        sp.erfc,
-        sp.Abs,
+        *(sp.exp, sp.log, sp.sqrt, sp.sin, sp.cos, sp.tan, sp.sinh, sp.cosh, sp.tanh),
+        *(sp.atan, sp.erf, sp.erfc, sp.Abs),
     )
 }
 CONSTANTS = {"pi": sp.pi}
-# What a SymPy expression of the user may contain, derivatives of the above included.
-_ALLOWED_HEADS = (
-    sp.Add,
-    sp.Mul,
-    sp.Pow,
-    sp.Symbol,
-    sp.Number,
-    sp.NumberSymbol,
-    sp.exp,
-    sp.log,
-    sp.sin,
-    sp.cos,
-    sp.tan,
-    sp.sinh,
-    sp.cosh,
-    sp.tanh,
-    sp.atan,
-    sp.erf,
-    sp.erfc,
-    sp.Abs,
-    sp.sign,
+# What compiled code may contain: the functions above and their derivatives.
+COMPILED = (
+    *(sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Number, sp.NumberSymbol, sp.exp, sp.log, sp.sin, sp.cos, sp.tan),
+    *(sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.erf, sp.erfc, sp.Abs, sp.sign),
 )
 
 _BINARY = {
@@ -68,23 +42,31 @@ _BINARY = {
 }
 
 
-def parse(source, symbols: Mapping[str, sp.Symbol], what: str = "expression") -> sp.Expr:
+def normal_name(name: str) -> str:
+    """The form in which Python's own parser reads a name, so that µ and μ are one."""
+    return unicodedata.normalize("NFKC", name)
+
+
+def parse(source: Any, symbols: Mapping[str, sp.Symbol], what: str = "expression") -> sp.Expr:
     """The SymPy expression of a string, a number or a SymPy expression, over the given symbols only.
 
     Raises ValueError naming the offending part: unknown names, functions outside
     exp log sqrt sin cos tan sinh cosh tanh atan erf erfc abs, constant exponents beyond ±32,
-    constants beyond 1e±100 or not finite, text longer than 4000 characters.
+    constants beyond 1e±100 or not real and finite, text longer than 4000 characters.
     """
-    if isinstance(source, str):
-        expression = _Reader(source, symbols, what).read()
-    elif isinstance(source, sp.Basic):
-        expression = _adopt(source, symbols, what)
-    elif isinstance(source, int | float) and not isinstance(source, bool):
-        expression = _number(source, what, repr(source))
-    else:
-        raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
-    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
-        raise ValueError(f"{what}: {str(source)[:80]!r} is not a finite real expression")
+    shown = repr(source)[:80] if isinstance(source, str) else type(source).__name__
+    try:
+        if isinstance(source, str):
+            expression = _Reader(source, symbols, what).read()
+        elif isinstance(source, sp.Basic):
+            expression = _adopt(source, symbols, what)
+        elif isinstance(source, int | float) and not isinstance(source, bool):
+            expression = _number(source, what)
+        else:
+            raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
+        _check_constants(expression, what)
+    except (TypeError, OverflowError, RecursionError, MemoryError, ZeroDivisionError):
+        raise ValueError(f"{what}: {shown} is not a finite real expression") from None
     return expression
 
 
@@ -96,22 +78,56 @@ def _unknown(name: str, symbols: Mapping[str, sp.Symbol], what: str) -> ValueErr
     )
 
 
-def _number(value, what: str, text: str) -> sp.Expr:
+def _in_range(value: sp.Expr) -> bool:
+    """A real number, zero or within 1e±100, decided without printing or expanding it."""
+    if value.is_Integer:
+        return int(value).bit_length() <= 4 * MAX_DIGITS
+    size = abs(value).evalf(15)
+    return bool(
+        value.is_extended_real
+        and size.is_Float
+        and (size == 0 or sp.Float(10) ** -MAX_DIGITS <= size <= sp.Float(10) ** MAX_DIGITS)
+    )
+
+
+def _check_constants(expression: sp.Expr, what: str) -> None:
+    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
+        raise ValueError(f"{what}: it is not a finite real expression")
+    for node in sp.preorder_traversal(expression):
+        if node.is_number and not _in_range(node):
+            raise ValueError(f"{what}: a constant in it is not real, or outside 1e±{MAX_DIGITS}")
+
+
+def _number(value: float, what: str) -> sp.Expr:
+    if isinstance(value, int):
+        if value.bit_length() > 4 * MAX_DIGITS:
+            raise ValueError(f"{what}: a constant of {value.bit_length()} bits is outside 1e±{MAX_DIGITS}")
+        return sp.Integer(value)
     if not math.isfinite(value) or (value != 0 and not 10.0**-MAX_DIGITS <= abs(value) <= 10.0**MAX_DIGITS):
-        raise ValueError(f"{what}: constant {text[:40]} is outside ±1e{MAX_DIGITS}")
-    return sp.Integer(value) if isinstance(value, int) else sp.Float(value)
+        raise ValueError(f"{what}: constant {value!r} is outside 1e±{MAX_DIGITS}")
+    return sp.Float(value)
 
 
 def _bounded_power(base: sp.Expr, exponent: sp.Expr, what: str) -> sp.Expr:
+    """base**exponent, refused before SymPy multiplies out a large constant."""
     if exponent.is_number:
-        size = abs(float(exponent))
+        if not _in_range(exponent):
+            raise ValueError(f"{what}: an exponent is not a real number")
+        inner = base.as_base_exp()[1]
+        size = abs(float(exponent)) * max(1.0, abs(float(inner)) if inner.is_number else 1.0)
         if not size <= MAX_EXPONENT:
-            raise ValueError(f"{what}: exponent {float(exponent):g} is outside ±{MAX_EXPONENT}")
-        if base.is_number and base != 0 and size * abs(math.log10(abs(float(base)))) > MAX_DIGITS:
+            raise ValueError(f"{what}: exponent {size:g} is outside ±{MAX_EXPONENT}")
+        factor = base if base.is_number else base.as_coeff_Mul()[0]
+        if factor != 0 and abs(float(exponent)) * abs(float(sp.log(abs(factor), 10))) > MAX_DIGITS:
             raise ValueError(f"{what}: a constant power is outside 1e±{MAX_DIGITS}")
-        if exponent.is_Float and float(exponent).is_integer():
-            exponent = sp.Integer(int(exponent))  # compiled as multiplications, exact for negative bases
-    return base**exponent
+    return base ** _plain_exponent(exponent)
+
+
+def _plain_exponent(exponent: sp.Expr) -> sp.Expr:
+    """2.0 as 2 and 0.5 as ½: compiled as multiplications, exact for negative bases, and square roots."""
+    if exponent.is_Float and (2 * float(exponent)).is_integer():
+        return sp.Rational(int(2 * float(exponent)), 2)
+    return exponent
 
 
 def _adopt(expression: sp.Basic, symbols: Mapping[str, sp.Symbol], what: str) -> sp.Expr:
@@ -120,16 +136,19 @@ def _adopt(expression: sp.Basic, symbols: Mapping[str, sp.Symbol], what: str) ->
         raise ValueError(f"{what}: expected a SymPy expression, got {type(expression).__name__}")
     replacement = {}
     for symbol in expression.free_symbols:
-        if symbol.name not in symbols:
-            raise _unknown(symbol.name, symbols, what)
-        replacement[symbol] = symbols[symbol.name]
+        name = normal_name(str(symbol))
+        if name not in symbols:
+            raise _unknown(name, symbols, what)
+        replacement[symbol] = symbols[name]
+    allowed = [head for head in COMPILED if head is not sp.sign]  # sign has no derivative we could compile
     for node in sp.preorder_traversal(expression):
-        if not isinstance(node, _ALLOWED_HEADS):
+        if not isinstance(node, tuple(allowed)):
             raise ValueError(
                 f"{what}: {type(node).__name__} is not among the functions this package compiles "
                 f"({', '.join(FUNCTIONS)})"
             )
-    return expression.xreplace(replacement)
+    adopted = expression.xreplace(replacement)
+    return adopted.replace(sp.Pow, lambda base, exponent: base ** _plain_exponent(exponent))
 
 
 class _Reader:
@@ -151,13 +170,15 @@ class _Reader:
         return self.visit(tree.body, 0)
 
     def visit(self, node: ast.expr, depth: int) -> sp.Expr:
-        if depth > MAX_DEPTH:
+        # A chain a + b + … or a * b * … is left-nested: its length is bounded by MAX_NODES, not by the depth.
+        deeper = (
+            depth if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult) else depth + 1
+        )
+        if deeper > MAX_DEPTH:
             raise self.refuse(f"more than {MAX_DEPTH} levels of nesting")
         match node:
             case ast.Constant(value=value) if type(value) in (int, float):
-                if isinstance(value, int) and value.bit_length() > 4 * MAX_DIGITS:
-                    raise self.refuse("a constant out of range")
-                return _number(value, self.what, repr(value))
+                return _number(value, self.what)
             case ast.Name(id=name):
                 if name in self.symbols:
                     return self.symbols[name]
@@ -165,19 +186,19 @@ class _Reader:
                     return CONSTANTS[name]
                 raise _unknown(name, self.symbols, self.what)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-                value = self.visit(operand, depth + 1)
+                value = self.visit(operand, deeper)
                 return -value if isinstance(node.op, ast.USub) else value
             case ast.BinOp(op=ast.Pow(), left=left, right=right):
-                return _bounded_power(self.visit(left, depth + 1), self.visit(right, depth + 1), self.what)
+                return _bounded_power(self.visit(left, deeper), self.visit(right, deeper), self.what)
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _BINARY:
-                result = _BINARY[type(op)](self.visit(left, depth + 1), self.visit(right, depth + 1))
-                if result.is_Number and result.is_finite and abs(result) > sp.Integer(10) ** MAX_DIGITS:
+                result = _BINARY[type(op)](self.visit(left, deeper), self.visit(right, deeper))
+                if result.is_number and not _in_range(result):
                     raise self.refuse("a constant out of range")
                 return result
             case ast.BinOp(op=ast.BitXor()):
                 raise self.refuse("'^' (powers are written **)")
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-                return FUNCTIONS[name](self.visit(argument, depth + 1))
+                return FUNCTIONS[name](self.visit(argument, deeper))
             case ast.Call(func=ast.Name(id=name)):
                 raise self.refuse(f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}")
         raise self.refuse(f"{type(node).__name__} is not allowed")

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from sde_sgd import _checks
+from sde_sgd import _checks, _memory
 from sde_sgd._domain import Domain
 from sde_sgd.errors import Diverged
 
@@ -27,11 +27,19 @@ _SEGMENT_SECONDS = 0.25  # how often a long run reports progress and can be inte
 
 @dataclass
 class Ensemble:
-    """What a run produced: final `state` (paths, d), `saved` (rows, d, paths) or None, `counts` (blocks, cells+1)."""
+    """What a run produced.
+
+    The final `state` (paths, d); `saved` (rows, d, paths), the start first, or None; `counts` (blocks, cells + 1).
+    """
 
     state: np.ndarray
     saved: np.ndarray | None
     counts: np.ndarray | None
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def key_of(seed: int) -> tuple[np.uint64, np.uint64]:
@@ -52,25 +60,15 @@ def starts(start, paths: int, dim: int, domain: Domain) -> np.ndarray:
     return np.broadcast_to(x, (paths, dim))
 
 
-def refuse_beyond_memory(size: float, what: str, remedy: str) -> None:
-    """Raise before allocating more than half of the memory that is available now."""
-    available = _available_memory()
-    if size > 0.5 * available:
-        raise ValueError(
-            f"{what} needs {size / 2**30:.1f} GiB, more than half of the {available / 2**30:.1f} GiB of "
-            f"memory available; {remedy}"
-        )
-
-
-def _available_memory() -> float:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+def outputs(
+    save_every: int | None, observables: Histogram | None, domain: Domain, paths: int, steps: int
+) -> tuple[int | None, Histogram | None]:
+    """What a run is to keep, checked."""
+    if save_every is not None:
+        save_every = _checks.whole("save_every", save_every, 1, steps)
+    if observables is not None:
+        _checks.instance("observables", observables, Histogram).check(domain, paths, steps)
+    return save_every, observables
 
 
 def run(
@@ -93,13 +91,15 @@ def run(
     `arguments` are the kernel's own, after the common ones (see `_generate`).
     """
     paths, dim = start.shape
-    threads = os.cpu_count() or 1 if threads is None else _checks.whole("threads", threads, 1)
-    rows = 0 if every is None else steps // every
+    threads = cores() if threads is None else _checks.whole("threads", threads, 1)
+    _checks.function("progress", progress)
+    rows = 0 if every is None else steps // every + 1
     cells = 1 if histogram is None else histogram.grid.size
     blocks = 1 if histogram is None else histogram.blocks
     chunks = -(-paths // LANES)
-    refuse_beyond_memory(
-        8.0 * (dim * (rows * paths + 2 * chunks * LANES) + (blocks + threads) * cells),
+    _memory.refuse_beyond(
+        # counters of the tasks, their sum, and the densities made of it
+        8.0 * (dim * (rows * paths + 2 * chunks * LANES) + (6 * blocks + threads) * cells),
         "this run",
         "save fewer steps (save_every), run fewer paths, or count a coarser histogram",
     )
@@ -107,6 +107,7 @@ def run(
     state[:, :paths] = start.T
     state[:, paths:] = state[:, :1]  # spare lanes of the last chunk run along and are dropped
     saved = np.empty((rows, dim, paths))
+    saved[:1] = start.T
     if histogram is None:
         bins = (np.zeros(dim), np.ones(dim), np.ones(dim), 0, 0)
     else:
@@ -146,11 +147,11 @@ def run(
             *arguments,
         )
 
-    done, count, began = 0, max(1, min(steps, 2_000_000 // (chunks * LANES))), time.perf_counter()
+    done, count, began = 0, 1, time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         while done < steps:
             count = min(count, steps - done)
-            first_row = 0 if every is None else done // every
+            first_row = 0 if every is None else 1 + done // every
             list(pool.map(lambda t, k=done, n=count, r=first_row: advance(t, k, n, r), tasks))
             left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
             if left:

@@ -32,29 +32,35 @@ def langevin_source(lane: LaneCode, scheme: Scheme, periodic: Sequence[bool]) ->
     body = [*_draw_normals(d)]
     point = [f"x{i} = X{i}[j]" for i in range(d)]
     if lane.data:
+        # D is summed about the first sample's gradient R, which cancels what all samples share: a direction without
+        # noise gets exactly none, and a large common gradient costs no digits.
         pairs = [(i, j) for i in range(d) for j in range(i + 1)]
-        rows.add([f"G{i}" for i in range(d)] + [f"M{i}{j}" for i, j in pairs])
-        sums = [f"G{i}" for i in range(d)] + [f"M{i}{j}" for i, j in pairs]
-        body += _lane_loop([f"{s}[j] = 0.0" for s in sums])
-        body += ["for sample in range(data0.shape[0]):"]
-        body += _indent([f"a{k} = data{k}[sample]" for k in range(len(lane.data))])
-        accumulate = [f"G{i}[j] += g{i}" for i in range(d)] + [f"M{i}{j}[j] += g{i} * g{j}" for i, j in pairs]
-        body += _indent(_lane_loop([*point, *lane.lines, *accumulate]))
-        model = [f"g{i} = G{i}[j] * per_sample" for i in range(d)] + [f"b{i} = -g{i}" for i in range(d)]
-        model += [f"d{i}{j} = M{i}{j}[j] * per_sample - g{i} * g{j}" for i, j in pairs]
+        sums = [f"G{i}" for i in range(d)] + [f"M{i}_{j}" for i, j in pairs]
+        rows.add([*sums, *(f"R{i}" for i in range(d))])
+        read = [f"a{k} = data{k}[sample]" for k in range(len(lane.data))]
+        first = [*(f"{s}[j] = 0.0" for s in sums), *(f"R{i}[j] = g{i}" for i in range(d))]
+        body += ["sample = 0", *read, *_lane_loop([*point, *lane.lines, *first])]
+        body += ["for sample in range(1, data0.shape[0]):", *_indent(read)]
+        add = [f"g{i} = g{i} - R{i}[j]" for i in range(d)] + [f"G{i}[j] += g{i}" for i in range(d)]
+        add += [f"M{i}_{j}[j] += g{i} * g{j}" for i, j in pairs]
+        body += _indent(_lane_loop([*point, *lane.lines, *add]))
+        model = [f"g{i} = G{i}[j] * per_sample" for i in range(d)] + [f"b{i} = -(R{i}[j] + g{i})" for i in range(d)]
+        model += [f"d{i}_{j} = M{i}_{j}[j] * per_sample - g{i} * g{j}" for i, j in pairs]
+        model += [f"scale{i} = M{i}_{i}[j] * per_sample" for i in range(d)]
     else:
         model = list(lane.lines)
+        if lane.constant_diffusion is None:
+            model += [f"scale{i} = d{i}_{i}" for i in range(d)]
     noise = _cholesky_noise(d) if lane.constant_diffusion is None else _constant_noise(lane.constant_diffusion)
     update = [f"y{i} = {scheme.update(i)}" for i in range(d)]
-    update += [f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])" for i in range(d) if periodic[i]]
-    body += _lane_loop([*point, *model, *noise, *update, *(f"X{i}[j] = y{i}" for i in range(d))])
+    body += _lane_loop([*point, *model, *noise, *update, *_wrap(periodic), *(f"X{i}[j] = y{i}" for i in range(d))])
     setup = ["root = math.sqrt(2.0 * T * h)"]
-    setup += [f"sigma{i}{j} = sigma[{i}, {j}]" for i in range(d) for j in range(i + 1)]
+    setup += [f"sigma{i}_{j} = sigma[{i}, {j}]" for i in range(d) for j in range(i + 1)]
     setup += ["per_sample = 1.0 / data0.shape[0]"] if lane.data else []
     return _module(lane, rows, f"h, T, sigma{_data_arguments(lane)}", setup, body)
 
 
-def sgd_source(lane: LaneCode) -> str:
+def sgd_source(lane: LaneCode, periodic: Sequence[bool]) -> str:
     """Kernel of `sgd`. Extra arguments: rate, batch, draws, weight, other (weights of the two halves), data…"""
     d = lane.dim
     rows = _Rows([f"X{i}" for i in range(d)] + [f"G{i}" for i in range(d)] + [f"A{k}" for k in range(len(lane.data))])
@@ -86,9 +92,21 @@ def sgd_source(lane: LaneCode) -> str:
             ),
         ]
     )
-    body += _lane_loop([f"X{i}[j] = X{i}[j] - rate * G{i}[j]" for i in range(d)])
+    update = [f"y{i} = X{i}[j] - rate * G{i}[j]" for i in range(d)]
+    body += _lane_loop([*update, *_wrap(periodic), *(f"X{i}[j] = y{i}" for i in range(d))])
     setup = ["samples = np.uint64(data0.shape[0])", f"picks = np.empty((2, {LANES}), np.int64)"]
     return _module(lane, rows, f"rate, batch, draws, weight, other{_data_arguments(lane)}", setup, body)
+
+
+def _wrap(periodic: Sequence[bool]) -> list[str]:
+    """y back into [low, low + span); rounding may give the upper end itself, which is the lower one."""
+    lines = []
+    for i in (i for i, wraps in enumerate(periodic) if wraps):
+        lines += [
+            f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])",
+            f"y{i} = low[{i}] if y{i} >= low[{i}] + span[{i}] else y{i}",
+        ]
+    return lines
 
 
 class _Rows:
@@ -135,27 +153,31 @@ def _constant_noise(diffusion: np.ndarray) -> list[str]:
     """n = √(2Th) L ξ with the constant factor passed in; entries that are zero for every T and h are left out."""
     diagonal = np.array_equal(diffusion, np.diag(np.diag(diffusion)))
     return [
-        f"n{i} = " + " + ".join(f"sigma{i}{j} * Z{j}[j]" for j in range(i + 1) if i == j or not diagonal)
+        f"n{i} = " + " + ".join(f"sigma{i}_{j} * Z{j}[j]" for j in range(i + 1) if i == j or not diagonal)
         for i in range(len(diffusion))
     ]
 
 
 def _cholesky_noise(d: int) -> list[str]:
-    """n = √(2Th) L(x) ξ, L Lᵀ = D by Cholesky without branches; a pivot that is 0 up to rounding counts as 0."""
+    """n = √(2Th) L(x) ξ, L Lᵀ = D by Cholesky without branches.
+
+    A pivot below 1e-13 of `scale` (the size of what it was subtracted from) is rounding and counts as 0: D may be
+    singular. A truly negative one gives NaN, which stops the run.
+    """
     lines = []
     for i in range(d):
         for j in range(i):
-            inner = "".join(f" - l{i}{k} * l{j}{k}" for k in range(j))
-            lines.append(f"l{i}{j} = (d{i}{j}{inner}) * r{j}")
-        inner = "".join(f" - l{i}{k} * l{i}{k}" for k in range(i))
+            inner = "".join(f" - l{i}_{k} * l{j}_{k}" for k in range(j))
+            lines.append(f"l{i}_{j} = (d{i}_{j}{inner}) * r{j}")
+        inner = "".join(f" - l{i}_{k} * l{i}_{k}" for k in range(i))
         lines += [
-            f"v{i} = d{i}{i}{inner}",
-            f"v{i} = 0.0 if (v{i} < 1e-15 * d{i}{i} and v{i} > -1e-12 * d{i}{i}) else v{i}",
-            f"l{i}{i} = math.sqrt(v{i})",
-            f"r{i} = 1.0 / l{i}{i} if l{i}{i} > 0.0 else 0.0",
+            f"v{i} = d{i}_{i}{inner}",
+            f"v{i} = 0.0 if math.fabs(v{i}) <= 1e-13 * scale{i} else v{i}",
+            f"l{i}_{i} = math.sqrt(v{i})",
+            f"r{i} = 1.0 / l{i}_{i} if l{i}_{i} > 0.0 else 0.0",
         ]
     for i in range(d):
-        lines.append(f"n{i} = root * ({' + '.join(f'l{i}{j} * Z{j}[j]' for j in range(i + 1))})")
+        lines.append(f"n{i} = root * ({' + '.join(f'l{i}_{j} * Z{j}[j]' for j in range(i + 1))})")
     return lines
 
 

@@ -7,13 +7,15 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import llvmlite
 import numba
 import numpy as np
+
+from sde_sgd.landscapes._lanes import LaneCode
 
 HEADER = """# Generated; named by a hash of its own text.
 import math
@@ -36,20 +38,28 @@ def fragment(module_name: str) -> str:
 def cache_folder() -> Path:
     """The folder of generated kernels: $SDE_SGD_CACHE_DIR, else the user's cache, else a private temporary folder.
 
-    It must belong to this user and be closed to others, because what lies in it is executed.
+    It must belong to this user and be closed to others, because what lies in it is executed. A folder named in
+    $SDE_SGD_CACHE_DIR that does not serve is an error, not passed over.
     """
-    candidates = []
-    if os.environ.get("SDE_SGD_CACHE_DIR"):
-        candidates.append(Path(os.environ["SDE_SGD_CACHE_DIR"]))
+    named = os.environ.get("SDE_SGD_CACHE_DIR")
+    if named:
+        if not _usable(Path(named)):
+            raise ValueError(
+                f"SDE_SGD_CACHE_DIR={named!r} cannot hold compiled kernels: it must be a folder that belongs to "
+                "you, that you can write to and others cannot; unset it to use the default"
+            )
+        return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    candidates += [
-        Path(base) / "sde-sgd" / "kernels",
-        Path(tempfile.gettempdir()) / f"sde-sgd-kernels-{user}",
-    ]
-    for folder in candidates:
+    shared = Path(tempfile.gettempdir()) / f"sde-sgd-kernels-{user}"
+    for folder in (Path(base) / "sde-sgd" / "kernels", shared):
         if _usable(folder):
             return folder
+    return _own_folder()
+
+
+@cache
+def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="sde-sgd-kernels-"))
 
 
@@ -67,29 +77,30 @@ def _usable(folder: Path) -> bool:
         return False
 
 
-def load(source: str, functions: Mapping[str, Callable] | None = None) -> ModuleType:
+def load(source: str, lane: LaneCode | None = None) -> ModuleType:
     """The module of `source`, imported from the cache folder, where Numba keeps its machine code beside it.
 
-    `functions` are opaque jitted callables the source refers to; such a module is compiled in memory only.
+    Where `lane` brings opaque jitted functions the module is compiled in memory only, once per lane code.
     """
+    functions = lane.functions if lane is not None else {}
     versions = f"{sys.version_info[:2]} {numba.__version__} {llvmlite.__version__} {np.__version__}"
     if functions:
         source = source.replace("cache=True", "cache=False")
     name = "kernel_" + hashlib.blake2b(f"{versions}\n{source}".encode(), digest_size=12).hexdigest()
+    known = lane.modules if lane is not None and functions else _loaded
     with _lock:
-        if name in _loaded and not functions:
-            return _loaded[name]
+        if name in known:
+            return known[name]
         file = cache_folder() / f"{name}.py"
         if not file.exists() or file.read_text(encoding="utf-8") != source:
             _write(file, source)
         spec = importlib.util.spec_from_file_location(f"sde_sgd_{name}", file)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        module.__dict__.update(functions or {})
+        module.__dict__.update(functions)
         sys.modules[spec.name] = module  # Numba finds a function's home by its module's name
         spec.loader.exec_module(module)
-        if not functions:
-            _loaded[name] = module
+        known[name] = module
         return module
 
 

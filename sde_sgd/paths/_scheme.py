@@ -10,7 +10,7 @@ class Scheme:
 
     Orders are in the step h: `strong_order` for general and `strong_order_additive` for constant noise,
     `weak_order` for expectations, `measure_order` for the steady density. `normals` per step and dimension.
-    `update(i, dim)` is the lane code of component i's new value from x, b, h and the noise n.
+    `update(i)` is the lane code of component i's new value from x, b, h and the noise n.
     """
 
     name: str

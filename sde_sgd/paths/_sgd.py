@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from sde_sgd import _checks
+from sde_sgd import _checks, _memory
 from sde_sgd.landscapes._finite_sum import FiniteSum
 
 from . import _ensemble
@@ -17,6 +17,7 @@ from ._picks import draw_indices
 from ._simulate import dataset
 
 MAX_SAMPLES = 2**32 - 1
+MAX_SVAG = 2**20
 
 
 def sgd(
@@ -52,18 +53,14 @@ def sgd(
     Raises `Diverged` with replica and step; ValueError for bad arguments. η much above 2/(top Hessian eigenvalue)
     diverges by itself: that is SGD, not a fault of the program.
     """
-    if not isinstance(finite_sum, FiniteSum):
-        raise ValueError(f"sgd needs a FiniteSum, which has samples to draw; got {finite_sum!r}")
+    _checks.instance("finite_sum", finite_sum, FiniteSum, "sgd needs samples to draw")
     learning_rate = _checks.positive("learning_rate", learning_rate)
     samples = finite_sum.samples
     batch_size = _checks.whole("batch_size", batch_size, 1, samples, f"the data has {samples} samples")
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
     replicas = _checks.whole("replicas", replicas, 1)
-    svag = _checks.whole("svag", svag, 1)
-    if save_every is not None:
-        _checks.whole("save_every", save_every, 1, steps)
-    if observables is not None:
-        observables.check(finite_sum.variables, replicas, steps)
+    svag = _checks.whole("svag", svag, 1, MAX_SVAG)
+    save_every, observables = _ensemble.outputs(save_every, observables, finite_sum.domain, replicas, steps)
     x = _ensemble.starts(start, replicas, finite_sum.dim, finite_sum.domain)
     lane = finite_sum.lane_code()
     rate = learning_rate / svag
@@ -78,7 +75,7 @@ def sgd(
         *lane.data,
     )
     ensemble = _ensemble.run(
-        load(sgd_source(lane)),
+        load(sgd_source(lane, finite_sum.domain.periodic)),
         arguments,
         start=x,
         domain=finite_sum.domain,
@@ -116,6 +113,8 @@ def sample_indices(
     batch_size = _checks.whole("batch_size", batch_size, 1, samples)
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
     replica = _checks.whole("replica", replica, 0)
-    halves = 1 if _checks.whole("svag", svag, 1) == 1 else 2
+    halves = 1 if _checks.whole("svag", svag, 1, MAX_SVAG) == 1 else 2
+    size = 8.0 * steps * halves * batch_size
+    _memory.refuse_beyond(size, "the array of indices", "ask for fewer steps at once")
     picks = draw_indices(samples, halves * batch_size, steps, replica, SAMPLE_STREAM, *_ensemble.key_of(seed))
     return picks.reshape((steps, batch_size) if halves == 1 else (steps, 2, batch_size))

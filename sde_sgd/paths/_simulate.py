@@ -53,20 +53,18 @@ def simulate(
     arguments, or where the result would not fit in memory. The density of a long run is biased by O(h): compare
     two steps. Maruyama (1955); Kloeden & Platen (1992), §10.2. Reflecting walls are not built: the path is free.
     """
+    _checks.instance("process", process, Process, "make one with landscape.at_temperature(T)")
     step = _checks.positive("step", step)
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
     paths = _checks.whole("paths", paths, 1)
     chosen = SCHEMES["euler_maruyama" if scheme == "auto" else _checks.choice("scheme", scheme, ["auto", *SCHEMES])]
-    if save_every is not None:
-        _checks.whole("save_every", save_every, 1, steps)
-    if observables is not None:
-        observables.check(process.variables, paths, steps)
+    save_every, observables = _ensemble.outputs(save_every, observables, process.domain, paths, steps)
     x = _ensemble.starts(start, paths, process.dim, process.domain)
     lane = process.landscape.lane_code()
     sigma = np.zeros((process.dim, process.dim))
     if lane.constant_diffusion is not None:
         sigma = np.sqrt(2 * process.temperature * step) * _factor(lane.constant_diffusion)
-    module = load(langevin_source(lane, chosen, process.domain.periodic), lane.functions)
+    module = load(langevin_source(lane, chosen, process.domain.periodic), lane)
     ensemble = _ensemble.run(
         module,
         (step, process.temperature, sigma, *lane.data),
@@ -108,6 +106,7 @@ def sample_density(
     (standard error from `blocks` independent groups of paths). `start` defaults to the centre of the grid. Bias
     O(h) of the scheme is not part of the error. Other arguments and errors as in `simulate` and `Histogram`.
     """
+    _checks.instance("grid", grid, Grid)
     start = (np.asarray(grid.lower) + np.asarray(grid.upper)) / 2 if start is None else start
     result = simulate(
         process,
@@ -152,14 +151,19 @@ def dataset(
     if ensemble.saved is None:
         result = xr.Dataset({v: (member, ensemble.state[:, i]) for i, v in enumerate(variables)})
     else:
-        series = np.concatenate([start.T[None], ensemble.saved])  # (time, d, paths)
+        series = ensemble.saved  # (time, d, paths)
         result = xr.Dataset({v: ((member, "time"), series[:, i].T) for i, v in enumerate(variables)})
         count = np.arange(len(series)) * (every or 1)
         result = result.assign_coords(time=count * clock, step=("time", count))
     if histogram is not None and ensemble.counts is not None:
         inside = ensemble.counts[:, :-1].reshape(-1, *histogram.grid.shape)
-        density = density_dataset(inside, int(ensemble.counts[:, -1].sum()), histogram.grid, variables, "_bin")
+        density = density_dataset(inside, ensemble.counts[:, -1], histogram.grid, variables, "_bin")
         result = result.merge(density)
-        settings = settings | {"burn_in": histogram.burn_in, "every": histogram.every} | density.attrs
+        settings = settings | {
+            "burn_in": histogram.burn_in,
+            "every": histogram.every,
+            "samples": int(ensemble.counts.sum()),
+            "outside": int(ensemble.counts[:, -1].sum()),
+        }
     settings = settings | {member + "s": len(start)}
     return result.assign_attrs(settings | provenance(settings))

@@ -5,46 +5,66 @@ import itertools
 import numpy as np
 import xarray as xr
 
+from sde_sgd import _checks
+
 
 def modes(log_density: xr.DataArray, *, least: float = 1e-3, reach: int = 2) -> xr.Dataset:
     """Local maxima of log ρ on a grid, each refined by the vertex of a least-squares quadratic around it.
 
-    `log_density`: over one to three variables, equally spaced cells, finite. A cell counts when it exceeds all cells
-    within `reach` cells of it and ρ there is at least `least` times the largest; maxima at a wall are left out.
-    Returns a Dataset over `point`, highest first: one variable per coordinate and `log_ratio` = log(ρ/max ρ).
-    A vertex further away than the neighbourhood means a flat top, and the cell's centre is kept. Of a density
-    counted from samples the maxima are mostly noise: use one that was solved.
+    `log_density`: over one to three variables, equally spaced cells, finite; axes that its attribute `boundary` calls
+    periodic (as `FokkerPlanck` does) are continued. A cell counts when no cell within `reach` cells of it is higher
+    and ρ there is at least `least` times the largest; of equal neighbours one counts, and the vertex lies between
+    them. Maxima within `reach` cells of a wall are left out.
+
+    Returns a Dataset over `point`, highest first: one variable per coordinate and `log_ratio` = log(ρ/max ρ). A
+    vertex outside the neighbourhood means a flat top, and the cell's centre is kept. Raises ValueError for other
+    input. Of a density counted from samples the maxima are mostly noise: use one that was solved.
     """
-    values = log_density.values
-    names = [str(d) for d in log_density.dims]
-    axes = [log_density[n].values for n in names]
-    if not 1 <= values.ndim <= 3 or not np.isfinite(values).all() or min(values.shape) < 2 * reach + 1:
+    _checks.instance("log_density", log_density, xr.DataArray)
+    reach = _checks.whole("reach", reach, 1)
+    if not _checks.positive("least", least) <= 1:
+        raise ValueError(f"least must be from 0 to 1, a share of the highest density, got {least}")
+    values = np.asarray(log_density.values, float)
+    dim, shape = values.ndim, values.shape
+    if not 1 <= dim <= 3 or not np.isfinite(values).all() or min(shape) < 2 * reach + 1:
         raise ValueError(
             f"modes needs a finite log density over one to three variables with at least {2 * reach + 1} "
-            f"cells each, got shape {values.shape}"
+            f"cells each, got shape {shape}"
         )
-    offsets = np.array(list(itertools.product(range(-reach, reach + 1), repeat=values.ndim)))
-    design = _quadratic(offsets.astype(float))
-    top = values.max()
-    inner = tuple(slice(reach, -reach) for _ in axes)
-    candidates = np.argwhere(values[inner] >= top + np.log(least)) + reach
-    found = []
-    for cell in candidates:
-        around = values[tuple((cell + offsets).T)]
+    names = [str(d) for d in log_density.dims]
+    axes = [log_density[n].values for n in names]
+    walls = str(log_density.attrs.get("boundary", "")).split()
+    periodic = [len(walls) == dim and walls[i] == "periodic" for i in range(dim)]
+    padded = values
+    for axis, wraps in enumerate(periodic):
+        width = [(reach, reach) if a == axis else (0, 0) for a in range(dim)]
+        padded = np.pad(padded, width, mode="wrap") if wraps else np.pad(padded, width, constant_values=np.inf)
+    offsets = np.array(list(itertools.product(range(-reach, reach + 1), repeat=dim)))
+    fit = np.linalg.pinv(_quadratic(offsets.astype(float)))
+    before = (offsets < 0).argmax(axis=1) == (offsets != 0).argmax(axis=1)  # neighbours that come first in order
+    before &= (offsets < 0).any(axis=1)
+    top, found = values.max(), []
+    for cell in np.argwhere(values >= top + np.log(least)):
+        around = padded[tuple((cell + reach + offsets).T)]
         here = values[tuple(cell)]
-        if (around > here).any() or (around == here).sum() > 1:
+        if (around > here).any() or (around[before] == here).any():
             continue
-        coefficients = np.linalg.lstsq(design, around - here, rcond=None)[0]
-        shift, height = _vertex(coefficients, values.ndim)
+        shift, height = _vertex(fit @ (around - here), dim)
         if np.abs(shift).max() > reach:
-            shift, height = np.zeros(values.ndim), 0.0
-        position = [axis[i] + s * (axis[1] - axis[0]) for axis, i, s in zip(axes, cell, shift)]
-        found.append((here + height, position))
+            shift, height = np.zeros(dim), 0.0
+        found.append((here + height, [_place(axis, i, s, w) for axis, i, s, w in zip(axes, cell, shift, periodic)]))
     found.sort(key=lambda pair: -pair[0])
     heights = np.array([h for h, _ in found])
-    places = np.array([p for _, p in found]).reshape(-1, len(names))
+    places = np.array([p for _, p in found]).reshape(-1, dim)
     data = {name: ("point", places[:, i]) for i, name in enumerate(names)}
     return xr.Dataset(data | {"log_ratio": ("point", heights - (heights[0] if len(heights) else 0.0))})
+
+
+def _place(axis: np.ndarray, cell: int, shift: float, wraps: bool) -> float:
+    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
+    at = axis[cell] + shift * spacing
+    low, period = axis[0] - spacing / 2, spacing * len(axis)
+    return float(low + (at - low) % period if wraps else at)
 
 
 def _quadratic(x: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from sde_sgd import _checks
 from sde_sgd.fokker_planck.generator import FokkerPlanck, edge_average
 
 from ._stream_function import stream_function
@@ -36,11 +37,14 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
         j_dot_grad_potential    j·∇Φ
         stream_function, q      2-D with reflecting walls: ψ = 0 on the walls; q is NaN where ρ underflows
 
-    Everything is of second order in the spacing, except j and J in the cells beside a wall, where the wall's
-    own zero flux is averaged in. On a periodic axis J has a harmonic part besides T div(Qρ), ψ has no gauge,
-    and q is left out, as `attrs["q"]` says.
+    Everything is of second order in the spacing, ρ and Φ up to the walls. Where offsets exceed one cell
+    (`attrs["longest_offset"]`), j, J, div j and q along a reflecting wall are right as a sum over the few cells
+    next to it and not cell by cell: there the error does not shrink with the spacing, and summed over all cells
+    it is of first order. On a periodic axis J has a harmonic part besides T div(Qρ), ψ has no gauge, and q is
+    left out, as `attrs["q"]` says.
 
-    Raises ValueError where the steady state does (absorbing walls, a chain that is not irreducible).
+    Raises ValueError if `fp` is not a FokkerPlanck, and where the steady state does (absorbing walls, a chain
+    that is not irreducible).
 
     When not to use it: where h|∇Φ|/T is well above 1 and j is not 0, the scheme's own smearing enters Φ at
     first order in h; at 10, Φ may be off by a per cent and j by ten, and q, a ratio to ρ, is of no use there.
@@ -48,6 +52,7 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
 
     Sources: Ao (2004), J. Phys. A 37; Chaudhari & Soatto (2018), arXiv:1710.11029, Theorem 22.
     """
+    _checks.instance("fp", fp, FokkerPlanck, "make one by FokkerPlanck(process, grid)")
     log_density = fp.log_steady_state()
     temperature, grid, edges = fp.process.temperature, fp.grid, fp.edges
     attrs = dict(log_density.attrs)

@@ -124,6 +124,8 @@ def test_histogram_moments_and_bookkeeping():
     assert result.counts.dims == ("block", "x", "y") and result.counts.dtype == np.int64
     samples = 320 * 100
     assert int(result.counts.sum()) + result.attrs["outside"] == samples
+    assert int(result.outside.sum()) == result.attrs["outside"]
+    np.testing.assert_array_equal(result.counts.sum(("x", "y")) + result.outside, samples // blocks)
     assert float(result.density.sum()) * grid.cell_volume == pytest.approx(
         1 - result.attrs["outside"] / samples, abs=1e-12
     )
@@ -183,8 +185,15 @@ def test_periodic_axis_is_wrapped():
     result = simulate_torchsde(process, [0.0], grid=grid, step=0.05, steps=400, paths=8, blocks=2, seed=1)
     assert result.attrs["outside"] == 0
     assert float(result.state.min()) >= 0 and float(result.state.max()) < 2 * np.pi
-    with pytest.raises(ValueError, match="periodic axes"):
-        simulate_torchsde(process, [0.0], grid=Grid(0, 6.2, 20), step=0.05, steps=4, paths=8, blocks=2)
+    # A reflecting axis, half the period, twice the period, and the period shifted: folding would be a false density.
+    for wrong in (
+        Grid(0, 2 * np.pi, 20),
+        Grid(0, np.pi, 6, boundary="periodic"),
+        Grid(0, 4 * np.pi, 20, boundary="periodic"),
+        Grid(-np.pi, np.pi, 20, boundary="periodic"),
+    ):
+        with pytest.raises(ValueError, match="axis a is"):
+            simulate_torchsde(process, [0.0], grid=wrong, step=0.05, steps=4, paths=8, blocks=2)
 
 
 def test_factor_of_degenerate_and_indefinite_matrices():
@@ -224,25 +233,48 @@ def test_divergence_says_where():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step": 0.0}, "step=0.0"),
-        ({"burn_in": 10}, "burn_in ≤ steps"),
-        ({"every": 11}, "at least one state"),
+        ({"step": 0.0}, "step must be a finite number > 0"),
+        ({"step": "a"}, "step must be a finite number > 0"),
+        ({"paths": 2.5}, "paths must be a whole number"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"every": 0}, "every must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"burn_in": 10}, "no state is"),
+        ({"every": 11}, "no state is"),
         ({"start": [0.0]}, r"\(1,\)"),
-        ({"blocks": 3}, "divisor of paths=8"),
-        ({"blocks": 1}, "at least 2"),
-        ({"grid": Grid(-1, 1, 10)}, "1 axes"),
+        ({"start": [0.0, np.nan]}, "start must be finite"),
         ({"increments": np.zeros((10, 8, 1))}, r"\(10, 8, 1\)"),
+        ({"increments": np.full((10, 8, 2), np.nan)}, r"increments must be finite, got nan at index \(0, 0, 0\)"),
+        ({"process": "x"}, "process must be a Process, got str"),
+        ({"paths": 2 * 10**12}, "paths through torchsde needs about"),
+        ({"progress": 1}, "progress must be a function"),
     ],
 )
-def test_bad_input_is_named(changes, message):
-    settings = {
-        "start": [0.0, 0.0],
-        "grid": Grid((-1, -1), (1, 1), (4, 4)),
-        "step": 0.1,
-        "steps": 10,
-        "paths": 8,
-        "blocks": 2,
-    }
-    settings |= changes
+def test_bad_input_is_named_at_once(changes, message):
+    states = {"start": [0.0, 0.0], "step": 0.1, "steps": 10, "paths": 8, "process": ornstein_uhlenbeck()} | changes
+    with pytest.raises(ValueError, match=message):  # by the call itself, before anything is iterated
+        torchsde_states(states.pop("process"), states.pop("start"), **states)
     with pytest.raises(ValueError, match=message):
-        simulate_torchsde(ornstein_uhlenbeck(), settings.pop("start"), **settings)
+        simulate_torchsde(**states_and_grid(changes))
+
+
+def states_and_grid(changes):
+    grid = Grid((-1, -1), (1, 1), (4, 4))
+    settings = {"process": ornstein_uhlenbeck(), "start": [0.0, 0.0], "grid": grid, "blocks": 2}
+    return settings | {"step": 0.1, "steps": 10, "paths": 8} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": 3}, "divisor of paths=8"),
+        ({"blocks": 1}, "at least two blocks"),
+        ({"blocks": 2.0}, "blocks must be a whole number"),
+        ({"grid": Grid(-1, 1, 10)}, "1 dimensions"),
+        ({"grid": None}, "grid must be a Grid, got NoneType"),
+        ({"grid": Grid((-1, -1), (1, 1), (10**6, 10**6))}, "this histogram needs about"),
+    ],
+)
+def test_bad_histograms_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_torchsde(**states_and_grid(changes))

@@ -51,11 +51,15 @@ def test_pooling_to_seven_keeps_the_mean_of_a_constant_image():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 6}, "7 or 8"),
+        ({"size": 6}, "size must be a whole number from 7 to 8"),
         ({"classes": (1,)}, "two distinct"),
         ({"classes": (1, 1)}, "two distinct"),
-        ({"classes": (1, 12)}, "0 to 9"),
-        ({"test_fraction": 1.0}, "below 1"),
+        ({"classes": (1, 12)}, "from 0 to 9"),
+        ({"classes": 3}, "sequence of digits"),
+        ({"test_fraction": 1.0}, "test_fraction must be a number >= 0 and < 1"),
+        ({"test_fraction": "a"}, "test_fraction must be"),
+        ({"test_fraction": 0.9999}, "leaves none to train on"),
+        ({"seed": 2.5}, "seed must be a whole number"),
         ({"dtype": torch.int64}, "float64"),
     ],
 )
@@ -130,21 +134,54 @@ def test_regression_has_no_accuracy_and_divergence_is_named():
         train_sgd(model, inputs, targets, epochs=400, learning_rate=10.0, batch_size=5, loss=nn.functional.mse_loss)
 
 
+@pytest.mark.parametrize("snapshots", [[0], [1], None])
+def test_all_epochs_are_trained_whatever_is_recorded(snapshots):
+    model, inputs, targets = small_problem()
+    run = train_sgd(model, inputs, targets, epochs=3, learning_rate=0.1, batch_size=8, snapshots=snapshots)
+    other, _, _ = small_problem()
+    expected = train_sgd(other, inputs, targets, epochs=3, learning_rate=0.1, batch_size=8, snapshots=[3])
+    assert run.epoch.values.tolist() == ([0, 3] if snapshots is None else snapshots)
+    np.testing.assert_array_equal(parameters_to_vector(model.parameters()).detach(), expected.weights[-1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 51}, "50 samples"),
+        ({"batch_size": 51}, "batch_size must be a whole number from 1 to 50"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
         ({"sampling": "shuffled"}, "with_replacement"),
-        ({"learning_rate": 0.0}, "positive"),
-        ({"snapshots": (5,)}, "between 0 and 2"),
-        ({"epochs": -1}, "0 or more"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0"),
+        ({"learning_rate": "a"}, "learning_rate must be a finite number > 0"),
+        ({"snapshots": (5,)}, "from 0 to 2"),
+        ({"snapshots": [0.5]}, "from 0 to 2"),
+        ({"snapshots": 1}, "sequence of epochs"),
+        ({"snapshots": []}, "at least one epoch"),
+        ({"epochs": -1}, "epochs must be a whole number >= 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number >= 0"),
+        ({"momentum": 1.5}, "momentum must be a number >= 0 and < 1"),
+        ({"momentum": -0.1}, "momentum must be a number >= 0 and < 1"),
+        ({"weight_decay": -1e-3}, "weight_decay must be a number >= 0"),
+        ({"nesterov": True}, "momentum > 0"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"model": "net"}, "model must be a Module"),
+        ({"inputs": np.zeros((50, 49))}, "inputs must be a tensor"),
+        ({"inputs": torch.zeros(50, 48, dtype=torch.float64)}, "cannot be evaluated on the data: mat1 and mat2"),
+        ({"targets": torch.zeros(49, dtype=torch.int64)}, "one target per input"),
+        ({"targets": torch.full((50,), 7)}, "cannot be evaluated on the data"),
+        ({"inputs": torch.full((50, 49), float("nan"), dtype=torch.float64)}, "loss nan before training: look for"),
     ],
 )
 def test_training_refuses(changes, message):
     model, inputs, targets = small_problem()
-    settings = {"epochs": 2, "learning_rate": 0.1, "batch_size": 8} | changes
+    data = {"model": model, "inputs": inputs, "targets": targets}
     with pytest.raises(ValueError, match=message):
-        train_sgd(model, inputs, targets, **settings)
+        train_sgd(**data | {"epochs": 2, "learning_rate": 0.1, "batch_size": 8} | changes)
+
+
+@pytest.mark.parametrize("changes", [{"hidden": -1}, {"inputs": 0}, {"classes": 2.5}, {"dtype": torch.int64}])
+def test_tiny_fc_refuses(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        tiny_fc(**changes)
 
 
 def test_tiny_fc_has_885_weights_and_leaves_the_stream_alone():
@@ -170,5 +207,9 @@ def test_digits_spectra_at_three_stages():
     assert float(spectra.accuracy[-1]) > 0.95 and float(spectra.test_accuracy[-1]) > 0.9
     with pytest.raises(ValueError, match="train for longer"):
         digits_spectra(epochs=2)
-    with pytest.raises(ValueError, match="distinct fractions"):
-        digits_spectra(stages=(0.5, 1.5))
+    for stages in ((0.5, 1.5), (0.5, 0.5), ()):
+        with pytest.raises(ValueError, match="distinct fractions"):
+            digits_spectra(stages=stages)
+    for changes in ({"stages": 0.5}, {"stages": ("a",)}, {"epochs": 1.5}, {"hidden": 0}, {"seed": 0.5}):
+        with pytest.raises(ValueError, match="must be"):
+            digits_spectra(**changes)
