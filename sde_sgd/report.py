@@ -155,9 +155,10 @@ def number(value: Any) -> str:
     value = float(value)
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    digits, _, exponent = f"{value:.3e}".partition("e")
-    # The exponent of the rounded number: 9999.6 has five digits once it has four.
-    if value == 0 or -3 <= int(exponent) < 4:
+    if value == 0:
+        return "0"
+    digits, _, exponent = f"{value:.3e}".partition("e")  # the exponent of the rounded number: 9999.6 is 10⁴
+    if -3 <= int(exponent) < 4:
         return f"{value:.4g}".replace("-", "−")
     digits = digits.rstrip("0").rstrip(".")
     return f"{digits} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")

@@ -147,6 +147,8 @@ def _written(data: Any) -> Any:
     for dataset in [node.dataset for node in copy.subtree] if hasattr(copy, "subtree") else [copy]:
         for name, variable in dataset.variables.items():
             variable.encoding = {}
+            if getattr(dataset.indexes.get(name), "nlevels", 1) > 1:
+                raise ValueError(f"{name} cannot be saved: netCDF has no MultiIndex; use reset_index({name!r}) first")
             if variable.dtype.kind == "O" and not all(isinstance(value, str) for value in variable.values.flat):
                 raise ValueError(
                     f'{name} cannot be saved: an array of objects must hold text only; use numbers, or "" for none'

@@ -80,6 +80,7 @@ def test_only_the_command_asked_for_is_loaded(run):
 def test_no_arguments_is_help_and_version_is_printed(run):
     assert run()[0] == 0
     assert run("--version") == (0, f"sde-sgd {version('sde-sgd')}\n", "")
+    assert run("--version", "greet") == (0, f"sde-sgd {version('sde-sgd')}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,11 @@ def test_no_arguments_is_help_and_version_is_printed(run):
         (["gret"], "error: there is no command 'gret'; did you mean 'greet'?"),
         (["greet", "--nme", "x"], "error: No such option: --nme"),
         (["greet", "--name"], "error: Option '--name' requires an argument."),
+        (["greet", "--version"], "error: No such option: --version"),
+        (["greet", "--debug"], "error: No such option: --debug"),
+        (["--debug", "greet", "--nme", "x"], "error: No such option: --nme"),
+        (["--debug", "nonsense"], "error: there is no command 'nonsense'"),
+        (["value", "--debug"], "error: No such option: --debug"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_code_2(run, arguments, line):
@@ -118,6 +124,11 @@ def test_our_own_bugs_and_debug_show_their_traceback(run):
     for arguments, kind in ((["bug"], ZeroDivisionError), (["--debug", "value"], ValueError)):
         with pytest.raises(kind):
             cli.main(arguments)
+
+
+def test_options_without_a_command_are_one_line_more(run):
+    code, out, err = run("--debug")  # all commands are loaded, so the broken one warns
+    assert code == 2 and out == "" and err.splitlines()[1:] == ["error: Missing command."]
 
 
 def test_a_closed_pipe_ends_quietly():
@@ -155,6 +166,11 @@ def test_quiet_is_silent_but_for_results(capsys):
         "d": True,
     }
     assert out.endswith("name         n\nring         1\ndouble_well  None\n")
+
+
+def test_json_takes_any_file_name(capsys):
+    Console().json({"path": Path("a\udcff"), 1: None})
+    assert json.loads(capsys.readouterr().out) == {"path": "a\udcff", "1": None}
 
 
 def test_a_failing_stage_is_not_called_done(capsys):

@@ -82,6 +82,14 @@ def test_densities_over_one_variable_are_lines(fields):
     assert len(figure.axes[0].lines) == 2 and not figures.is_field(figure)
 
 
+def test_lines_keep_their_own_cells(fields):
+    marginal = fields["density"].sum("y")
+    figure = figures.plot_densities({"fine": marginal, "coarse": marginal[::4]})
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [40, 10]
+    shifted = fields["density"].assign_coords(x=fields["density"].x + 1e-14)
+    figures.plot_densities({"a": fields["density"], "b": shifted})  # the same cells but for rounding
+
+
 def test_potential_against_loss(fields):
     critical = points(x=[-1.0, 0.0, 1.0, 9.0], y=[-0.2, 0, 0.2, 9.0], kind=["minimum", "saddle", "minimum", "maximum"])
     ax = figures.plot_potential_against_loss(
@@ -143,6 +151,22 @@ def test_distances_at_the_floor_are_left_out_of_the_fit():
     assert "slope" not in " ".join(t.get_text() for t in bare.get_legend().get_texts())
 
 
+def test_a_point_that_cannot_be_fitted_is_drawn():
+    """A zero error gives a point no weight that could be used, a zero distance no place on the axis."""
+    rates = np.array([0.2, 0.1, 0.05, 0.025])
+    ax = figures.plot_distance(series(3 * rates * [9, 1, 1, 1], error=[0.0, 1e-3, 1e-3, 1e-3]), "learning_rate")
+    assert [t.get_text() for t in ax.get_legend().get_texts()][1].startswith("slope 1.00")
+    assert sorted(ax.lines[0].get_xdata()) == sorted(rates)
+    ax = figures.plot_distance(series(3 * rates * [1, 1, 1, 0], error=1e-3), "learning_rate")
+    legend = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert legend[0] == "measured (1 of 4 not positive)" and legend[1].startswith("slope 1.00")
+    exact = figures.plot_distance(series(3 * rates, error=0.0), "learning_rate")
+    assert [t.get_text() for t in exact.get_legend().get_texts()] == ["measured", "slope 1.00"]
+    for distance in ([0.0, 0.0, 0.0, 0.0], [np.nan, 1.0, 2.0, 4.0]):
+        for fit in (True, False):
+            figures.svg(figures.plot_distance(series(distance), "learning_rate", fit=fit).figure)
+
+
 def test_power_law():
     x = np.array([1.0, 2.0, 4.0, 8.0])
     law = figures.fit_power_law(x, 3 * x**2, 0.01 * x**2)
@@ -173,13 +197,20 @@ def test_spectrum():
         (lambda f: figures.plot_density(f["density"] * 0), "somewhere positive"),
         (lambda f: figures.plot_densities({}), "no density"),
         (lambda f: figures.plot_densities({"a": f["density"], "b": f["density"].T}), "same variables"),
+        (lambda f: figures.plot_densities({"a": f["density"], "b": f["density"][1:]}), "'b' has other cells along x"),
+        (lambda f: figures.plot_densities({"a": f["density"], "b": f["density"].assign_coords(y=f["density"].y * 2)}),
+         "'b' has other cells along y"),
         (lambda f: figures.plot_potential_against_loss(f["decomposition"], f["loss"][1:]), "same grid"),
         (lambda f: figures.plot_potential_against_loss(
             f["decomposition"], f["loss"], points(x=[0.], y=[0.], kind=["top"])), "got top"),
         (lambda f: figures.plot_distance(f["density"], "x"), "one dimension"),
         (lambda f: figures.fit_power_law([1, 2], [1, 0]), "positive"),
         (lambda f: figures.fit_power_law([1, 1], [1, 2]), "two different x"),
+        (lambda f: figures.fit_power_law([1, 2, 3], [1, 2]), r"one shape \(n,\), got \(3,\), \(2,\)"),
+        (lambda f: figures.fit_power_law([1, 2], [1, 2], [0.1]), "one shape"),
+        (lambda f: figures.fit_power_law(1, 2), "one shape"),
         (lambda f: figures.plot_spectrum({"D": [-1.0]}), "no positive eigenvalue"),
+        (lambda f: figures.plot_spectrum({}), "no spectrum"),
     ],
 )  # fmt: skip
 def test_refusals(fields, call, message):

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sde_sgd.fokker_planck import FokkerPlanck, _inputs
+from sde_sgd import _memory
+from sde_sgd.fokker_planck import FokkerPlanck
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
+from sde_sgd.potential import decompose
 from sde_sgd.process import Process
 
 
@@ -30,11 +32,12 @@ SQUARE = Grid((-1, -1), (1, 1), (8, 8))
         (one_variable(), Grid(-1, 1, 8, boundary="periodic"), "not periodic in the process"),
         (one_variable(domain=((0, 1, "periodic"),)), Grid(0, 1, 8), "x is periodic in the process"),
         (one_variable(domain=((0, 1, "periodic"),)), Grid(0, 2, 8, boundary="periodic"), "span one period"),
+        (one_variable(domain=((0, 1, "periodic"),)), Grid(0.5, 1.5, 8, boundary="periodic"), "shifted from"),
         (one_variable(domain=((0, 1),)), Grid(-1, 1, 8), "outside the process's domain"),
         (one_variable("-1/x"), Grid(-1, 1, 8), "drift is .* at"),
         (one_variable(diffusion="0"), Grid(-1, 1, 8), "zero on the whole grid"),
         (one_variable(diffusion="x"), Grid(-1, 1, 8), "smallest eigenvalue is -0.875 at"),
-        (two_variables(lambda x, y: ((1 + 0 * x, x), (0 * x, 1 + 0 * x))), SQUARE, "must be symmetric"),
+        (two_variables(lambda x, y: ((1 + 0 * x, x > 0.5), (0 * x, 1 + 0 * x))), SQUARE, "must be symmetric"),
         (
             two_variables(lambda x, y: ((1 + 0 * x, 1.5 + 0 * x), (1.5 + 0 * x, 1 + 0 * x))),
             SQUARE,
@@ -53,15 +56,39 @@ def test_three_dimensions_and_other_arguments_are_refused():
     three = Landscape(("x", "y", "z"), "x**2 + y**2 + z**2").at_temperature(1.0)
     with pytest.raises(ValueError, match="1-D and 2-D"):
         FokkerPlanck(three, Grid((-1,) * 3, (1,) * 3, (8,) * 3))
-    with pytest.raises(ValueError, match="max_offset is 0"):
-        FokkerPlanck(one_variable(), Grid(-1, 1, 8), max_offset=0)
-    with pytest.raises(ValueError, match="pass a Grid"):
+    for wrong in (0, 17, 2.0, True):
+        with pytest.raises(ValueError, match="max_offset must be a whole number from 1 to 16"):
+            FokkerPlanck(one_variable(), Grid(-1, 1, 8), max_offset=wrong)
+    with pytest.raises(ValueError, match="grid must be a Grid, got tuple"):
         FokkerPlanck(one_variable(), (-1, 1, 8))
+    for wrong in (None, Landscape(("x",), "x**2"), "x"):
+        with pytest.raises(ValueError, match=f"process must be a Process, got {type(wrong).__name__}"):
+            FokkerPlanck(wrong, Grid(-1, 1, 8))
+    with pytest.raises(ValueError, match="fp must be a FokkerPlanck, got Process"):
+        decompose(one_variable())
+
+
+def test_a_density_must_be_real_finite_and_of_this_grid():
     fp = FokkerPlanck(one_variable(), Grid(-1, 1, 8))
-    with pytest.raises(ValueError, match=r"shape \(9,\)"):
-        fp.current(np.ones(9))
-    with pytest.raises(ValueError, match="not finite in 1 cells"):
-        fp.current(np.array([1.0] * 7 + [np.nan]))
+    density = fp.steady_state()
+    fp.current(density.assign_coords(x=density.x + 1e-12))  # rounding is no other grid
+    fp.current(density.drop_vars("x"))
+    other = FokkerPlanck(one_variable(), Grid(-2, 2, 8)).steady_state()
+    with pytest.raises(ValueError, match="belongs to another grid"):
+        fp.current(other)
+    with pytest.raises(ValueError, match="dimensions"):
+        fp.edge_current(density.rename(x="y"))
+    for wrong, words in (
+        (np.ones(9), r"shape \(9,\)"),
+        (other[:4], r"shape \(4,\)"),
+        (np.ones(8) * 1j, "real numbers"),
+        (density * (1 + 1j), "real numbers"),
+        (np.array([1.0] * 7 + [np.nan]), "must be finite, got nan at index"),
+        (["a"] * 8, "real numbers"),
+        (None, r"shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fp.current(wrong)
 
 
 def test_a_potential_that_jumps_at_the_seam_is_refused():
@@ -88,10 +115,12 @@ def test_a_disconnected_chain_is_refused():
 def test_memory_is_refused_before_it_is_taken(monkeypatch):
     flat = two_variables(lambda x, y: ((1 + 0 * x, 0 * x), (0 * x, 1 + 0 * x)))
     tilted = two_variables(lambda x, y: ((1 + 0 * x, 0.5 + 0 * x), (0.5 + 0 * x, 0.3 + 0 * x)))
-    with pytest.raises(ValueError, match="GiB allowed here; use fewer cells"):
+    with pytest.raises(
+        ValueError, match=r"1000000 × 1000000 cells needs about .* GiB of memory available; use fewer cells"
+    ):
         FokkerPlanck(flat, Grid((-1, -1), (1, 1), (10**6, 10**6)))
     fp = FokkerPlanck(tilted, Grid((-1, -1), (1, 1), (64, 64)))
-    monkeypatch.setattr(_inputs, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 2**20)
     with pytest.raises(ValueError, match="64 × 64 cells needs about"):
         fp.steady_state()
 
@@ -115,3 +144,20 @@ def test_noise_that_vanishes_where_the_drift_does_not():
 def test_a_peclet_number_beyond_any_exponent_is_refused():
     with pytest.raises(ValueError, match=r"cell Péclet number exceeds 1e\+13 near"):
         FokkerPlanck(Landscape(("x",), "1e20*x**2").at_temperature(1.0), Grid(-1, 1, 8))
+
+
+def test_the_refusal_takes_half_of_what_is_available(monkeypatch):
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 2**30)
+    _memory.refuse_beyond(2**29, "this", "that")
+    with pytest.raises(ValueError, match=r"^this needs about 0.5 GiB, more than half of the 1 GiB of memory available"):
+        _memory.refuse_beyond(2**29 + 1, "this", "that")
+
+
+def test_memory_is_estimated_without_proc(monkeypatch):
+    def missing(*arguments, **options):
+        raise FileNotFoundError
+
+    here = _memory.available_bytes()
+    monkeypatch.setattr("builtins.open", missing)
+    elsewhere = _memory.available_bytes()
+    assert here > 0 and 2**26 < elsewhere < 2**50

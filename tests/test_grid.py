@@ -29,6 +29,12 @@ def test_plain_numbers_in_one_dimension():
     assert pickle.loads(pickle.dumps(grid)) == grid
 
 
+@pytest.mark.parametrize("size", [1e-98, 1e100])
+def test_the_smallest_and_largest_cells_have_a_volume(size):
+    grid = Grid((0, 0, 0), (size,) * 3, (8, 8, 8))
+    assert 0 < grid.cell_volume < np.inf and np.isfinite(1 / grid.spacing**2).all()
+
+
 def test_remembered_arrays_cannot_be_changed():
     grid = Grid(0, 1, 4)
     with pytest.raises(ValueError, match="read-only"):
@@ -64,6 +70,12 @@ def test_fields_are_labelled():
         ((0, 1, 8), "open", "'open' is unknown; choose among reflecting, periodic, absorbing"),
         ((0, 1, 8), ("periodic", "periodic"), "boundary has 2 entries for 1 axes"),
         ((1.0, 1.0 + 4e-16, 8), "reflecting", "not distinct in float64"),
+        ((0, 1, 8), None, "boundary is None; give one name"),
+        ((0, 1, 8), 5, "boundary is 5; give one name"),
+        ((0, 1, 8), (None,), "boundary None is unknown"),
+        ((0, 1, 8), (["periodic"],), "is unknown"),
+        (((0, 0), (1e-200, 1e-200), (8, 8)), "reflecting", "choose another unit"),
+        (((0, 0), (1, 1e200), (8, 8)), "reflecting", "axis 1 has cells 1.25e\\+199 wide"),
     ],
 )
 def test_faults_are_named(arguments, boundary, words):

@@ -98,6 +98,8 @@ def test_a_report_says_what_made_it():
     ("value", "text"),
     [(0.0, "0"), (-0.5, "−0.5"), (1e5, "1 × 10⁵"), (123456.0, "1.235 × 10⁵"), (12345, "12\u202f345"),
      (-7, "−7"),
+     (12345.6, "1.235 × 10⁴"), (99999.6, "1 × 10⁵"), (9999.6, "1 × 10⁴"), (9999.4, "9999"), (-9999.6, "−1 × 10⁴"),
+     (1e4, "1 × 10⁴"), (0.00099996, "0.001"), (0.0009999, "9.999 × 10⁻⁴"), (-0.0, "0"), (999.96, "1000"),
      (np.float64(0.25), "0.25"), (np.int64(3), "3"), (np.bool_(False), "no"), (float("nan"), "not a number"),
      (float("-inf"), "−∞"), (xr.DataArray(2.0), "2"), (1e-300, "1 × 10⁻³⁰⁰"), ("−", "−")],
 )  # fmt: skip
@@ -111,8 +113,57 @@ def test_refusals():
         section.table(["a", "b"], [[1, 2], [1]])
     with pytest.raises(ValueError, match="alt text"):
         section.figure(figures.plot_spectrum({"D": [1.0]}).figure, "caption", alt=" ")
+    with pytest.raises(ValueError, match="columns must be"):
+        section.table("method", [list("method")])
+
+
+@pytest.mark.parametrize("latex", [r"\frac{", "a$ b $c", "$", "", " ", "a\\", r"a\\$b"])
+def test_a_formula_is_mathematics_or_refused(latex):
     with pytest.raises(ValueError):
-        section.formula(r"\frac{")
+        Report("Title").section("One").formula(latex)
+
+
+def test_a_formula_over_lines_and_a_dollar_to_show():
+    assert figures.formula("\\rho =\n e^{-x}") == figures.formula(r"\rho = e^{-x}")
+    assert figures.formula(r"5\,\$") != figures.formula(r"5\,")
+
+
+def test_settings_may_be_absent_text_or_a_table():
+    for given in (None, "null", {}, "{}"):
+        assert "<details" not in Report("Title").html({"settings": given})
+    for given in ({"a": {"b": [1]}}, '{"a": {"b": [1]}}'):
+        assert "a.b</th><td>[1]</td>" in Report("Title").html({"settings": given})
+    for given in ("{", "[1]", 3):
+        with pytest.raises(ValueError, match="settings of a report"):
+            Report("Title").html({"settings": given})
+
+
+def test_columns_and_rows_may_be_generated():
+    section = Report("Title").section("One").table((c for c in "ab"), (iter((k, 2 * k)) for k in range(2)))
+    assert section.blocks[0]["columns"] == [("a", True), ("b", True)] and len(section.blocks[0]["rows"]) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda report, section: section.text(None),
+        lambda report, section: section.verdict(True, None),
+        lambda report, section: section.formula(None),
+        lambda report, section: section.table([1, 2], [[1, 2]]),
+        lambda report, section: section.table(["a"], [[1]], None),
+        lambda report, section: section.table(["a"], [None]),
+        lambda report, section: section.table(None, []),
+        lambda report, section: section.figure(None, "caption", None),
+        lambda report, section: report.section(None),
+        lambda report, section: report.headline(1, None),
+        lambda report, section: Report(None),
+        lambda report, section: Report("Title", None),
+    ],
+)
+def test_what_is_no_text_is_refused_where_it_is_given(call):
+    report = Report("Title")
+    with pytest.raises(ValueError, match="must be"):
+        call(report, report.section("One"))
 
 
 # In a real browser, driven over a pair of pipes ------------------------------------------------------------

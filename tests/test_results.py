@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from sde_sgd import _files
+from sde_sgd import _files, results
 from sde_sgd._config import canonical, fingerprint, plain, to_toml
 from sde_sgd.results import SCHEMA, Run, load, provenance, save
 
@@ -55,6 +56,46 @@ def test_numpy_attributes_become_plain(tmp_path):
     assert back == {"t": 0.5, "b": True, "a": [0, 1, 2], "schema": SCHEMA} and type(back["t"]) is float
 
 
+TAKEN = [
+    "_FillValue", "missing_value", "scale_factor", "add_offset", "dtype", "units", "calendar", "coordinates",
+    "_Unsigned", "_Encoding", "CLASS", "NAME", "DIMENSION_LIST", "_NCProperties", "grid_mapping", "bounds",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*TAKEN, "json:units", "", "a/b", "a\0b", "β", "\udcff"])
+@pytest.mark.parametrize("value", ["days since 2000-01-01", "x", 1, 2.5])
+def test_an_attribute_changes_no_number_whatever_its_name(tmp_path, name, value):
+    data = dataset().assign_attrs({name: value})
+    for variable in ("density", "x", "kind"):
+        data[variable].attrs[name] = value
+    save(data, tmp_path / "a.nc")
+    assert load(tmp_path / "a.nc").identical(data.assign_attrs(schema=SCHEMA))
+
+
+def test_a_packing_left_over_from_another_file_is_not_used(tmp_path):
+    data = xr.Dataset({"a": ("x", [0.12345, np.nan]), "when": ("x", np.array(["2000-01-01", "2030-06-01"], "M8[ns]"))})
+    data["a"].encoding = {"dtype": "int16", "scale_factor": 0.1, "_FillValue": -9}
+    data["when"].attrs["units"] = "days since 1900-01-01"
+    save(data, tmp_path / "a.nc")
+    back = load(tmp_path / "a.nc")
+    np.testing.assert_array_equal(back.a, data.a)
+    np.testing.assert_array_equal(back.when, data.when)
+    assert back.when.attrs == data.when.attrs and data["a"].encoding["scale_factor"] == 0.1
+
+
+def test_kinds_of_numbers_come_back(tmp_path):
+    kinds = {
+        "complex": np.array([1 + 2j]), "bytes": np.array([b"ab"]), "bool": np.array([True]), "text": np.array(["β"]),
+        "date": np.array(["2000-01-01T00:00:00.000000001"], "M8[ns]"), "span": np.array([5], "m8[ns]"),
+        "large": np.array([2**64 - 1], np.uint64), "half": np.array([1.5], np.float16),
+    }  # fmt: skip
+    data = xr.Dataset({name: ("x", values) for name, values in kinds.items()})
+    save(data, tmp_path / "a.nc")
+    back = load(tmp_path / "a.nc")
+    for name, values in kinds.items():
+        assert back[name].values.tolist() == values.tolist() and back[name].dtype.kind in (values.dtype.kind, "O")
+
+
 def test_tree_round_trip(tmp_path):
     tree = xr.DataTree.from_dict(
         {
@@ -77,11 +118,34 @@ def test_two_writes_are_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_cannot_be_saved_is_named(tmp_path):
-    with pytest.raises(ValueError, match="'model'"):
-        save(xr.Dataset(attrs={"model": object()}), tmp_path / "a.nc")
-    with pytest.raises(ValueError, match="Dataset or DataTree"):
-        save({"a": 1}, tmp_path / "a.nc")
+def with_objects(*values):
+    return xr.Dataset({"v": ("x", np.array(values, dtype=object))})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (xr.Dataset(attrs={"model": object()}), "attribute 'model' of the dataset"),
+        (xr.Dataset({"a": ("x", [1.0], {"walls": {1, 2}})}), "attribute 'walls' of 'a'"),
+        (xr.Dataset(attrs={1: "a"}), "attribute 1 .*name must be text"),
+        (xr.Dataset(attrs={"table": [{1: "a"}]}), "the key 1 of a table"),
+        (xr.Dataset(attrs={"day": np.datetime64("2000-01-01")}), "'day' .*datetime64"),
+        (xr.Dataset(attrs={"schema": "mine"}), "'schema'"),
+        (with_objects("a", None), "v cannot be saved: an array of objects must hold text only"),
+        (with_objects("a", np.nan), "v cannot be saved"),
+        (with_objects(1, 2), "v cannot be saved"),
+        (xr.Dataset({"v": ("x", ["a\0b"])}), "NULLs"),
+        (xr.Dataset({"v": ("x", ["\udcff"])}), "cannot be saved: .*surrogates"),
+        (xr.Dataset({5: ("x", [1.0])}), "cannot be saved"),
+        (xr.Dataset({"v": ("z", [1, 2])}, {"a": ("z", [0, 0]), "b": ("z", [0, 1])}).set_index(z=["a", "b"]),
+         "z cannot be saved: netCDF has no MultiIndex"),
+        ({"a": 1}, "Dataset or DataTree, got dict"),
+        (None, "Dataset or DataTree, got NoneType"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_named(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        save(data, tmp_path / "a.nc")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,6 +178,15 @@ def test_provenance():
     assert facts["schema"] == SCHEMA and facts["created_at"].endswith("+00:00")
 
 
+def test_a_command_line_that_is_no_text_can_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sde-sgd", "--root", "/tmp/\udcff é"])
+    run = Run("demo", {}, tmp_path)
+    assert run.stage("a", dataset).attrs["argv"] == "sde-sgd --root '/tmp/\\udcff é'"
+    run.finish(dataset(), "<!doctype html>")
+    with pytest.raises(ValueError, match=r"root: .*no Unicode"):
+        Run("demo", {"root": "\udcff"}, tmp_path)
+
+
 def test_provenance_does_not_import_torch():
     code = "import sys; from sde_sgd.results import provenance; provenance({}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -143,6 +216,10 @@ def test_toml_round_trip(config):
 def test_hash_ignores_order_and_absence_only():
     assert fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": (2.0,), "a": np.int64(1), "c": None})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2}) and len(fingerprint({})) == 12
+    # One text for equal numbers, however they are written; True is no number.
+    assert fingerprint({"a": 1, "b": [{"c": 0.0}]}) == fingerprint({"a": 1.0, "b": [{"c": -0.0}]})
+    assert canonical({"a": 2.0**60, "b": math.inf, "c": 0.5}) == canonical({"a": 2**60, "b": math.inf, "c": 0.5})
+    assert fingerprint({"a": 1}) != fingerprint({"a": True}) != fingerprint({"a": "1"})
 
 
 def test_a_configuration_holds_plain_values_only():
@@ -150,6 +227,10 @@ def test_a_configuration_holds_plain_values_only():
         plain({"grid": {"box": object()}})
     with pytest.raises(ValueError, match="key"):
         plain({1: 2})
+    with pytest.raises(ValueError, match="table"):
+        plain([1])
+    with pytest.raises(ValueError, match="walls"):
+        plain({"walls": ["reflecting", None]})
 
 
 # Runs -----------------------------------------------------------------------------------------------------
@@ -182,6 +263,61 @@ def test_a_run_resumes_and_finishes(tmp_path):
 
     fresh = Run("demo", config, tmp_path, fresh=True)
     assert not fresh.finished and not fresh.has("density")
+    assert [f.name for f in fresh.folder.rglob("*") if f.is_file()] == ["config.toml"]
+
+
+def test_starting_afresh_leaves_another_process_at_work(tmp_path):
+    """At every moment of a stage: while it computes, while its file is half written, once it is there, while read."""
+    run = Run("demo", {"seed": 1}, tmp_path)
+
+    def afresh():
+        Run("demo", {"seed": 1}, tmp_path, fresh=True)
+
+    def compute():
+        afresh()
+        with _files.replacing(run.folder / "stages" / "other.nc") as partial:  # what another stage is writing
+            partial.write_bytes(b"half")
+            afresh()
+        return dataset()
+
+    kept = dataset().assign_attrs(schema=SCHEMA)
+    assert run.stage("a", compute).drop_attrs().identical(kept.drop_attrs())
+    assert run.has("a") and run.has("other")
+    afresh()
+    assert not run.has("a") and not run.has("other")
+
+
+def test_a_stage_deleted_before_it_is_read_is_saved_again(tmp_path, monkeypatch):
+    run, calls, real = Run("demo", {"seed": 1}, tmp_path), [], results.load
+
+    def load_after_a_fresh_start(path):
+        if len(calls) < 3:
+            Run("demo", {"seed": 1}, tmp_path, fresh=True)
+        calls.append("load")
+        return real(path)
+
+    monkeypatch.setattr(results, "load", load_after_a_fresh_start)
+    computed = []
+    found = run.stage("a", lambda: computed.append(1) or dataset())
+    assert float(found.density.sum()) == 15.0 and len(computed) == 1 and len(calls) == 4
+
+
+def test_a_file_replaced_while_it_is_read_is_read_whole(tmp_path):
+    path = tmp_path / "a.nc"
+    save(dataset(), path)
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            save(dataset(), path)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        assert all(float(load(path).density.sum()) == 15.0 for _ in range(20))
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_another_question_is_another_folder(tmp_path):
@@ -192,10 +328,12 @@ def test_a_failing_stage_leaves_nothing(tmp_path):
     run = Run("demo", {}, tmp_path)
     with pytest.raises(ZeroDivisionError):
         run.stage("a", lambda: 1 / 0)
+    with pytest.raises(ValueError, match="Dataset or DataTree, got NoneType"):
+        run.stage("a", lambda: None)
     assert not run.has("a")
 
 
-@pytest.mark.parametrize("name", ["../a", "", ".hidden", "a/b", "a\n"])
+@pytest.mark.parametrize("name", ["../a", "", ".hidden", "a/b", "a\n", None])
 def test_names_stay_in_the_folder(tmp_path, name):
     with pytest.raises(ValueError):
         Run("demo", {}, tmp_path).stage(name, dataset)

@@ -40,3 +40,15 @@ def test_added_diffusion_is_the_least_possible():
 
     assert still_missing(1.0).max() < 1e-9
     assert np.allclose(still_missing(0.9), 0.1, rtol=1e-6)  # any less is not enough
+
+
+def test_a_spike_of_noise_adds_nothing_elsewhere():
+    """D = 1 + 10¹⁵ e^{−50(x−1)²}: ordinary cells keep their D, and only a cell without noise is lifted."""
+    x = np.linspace(-1.0, 1.0, 41)
+    matrices = (1 + 1e15 * np.exp(-50 * (x - 1) ** 2))[:, None, None] * np.eye(2)
+    for diffusion in (matrices.copy(), matrices[:, :1, :1]):
+        dim = diffusion.shape[1]
+        assert (selling(diffusion, np.ones(dim), np.full(41, 4))[2] == 0.0).all()
+        diffusion[7] = 0.0
+        added = selling(diffusion, np.ones(dim), np.full(41, 4))[2]
+        assert 0 < added[7] < 1e-12 and np.count_nonzero(added) == 1

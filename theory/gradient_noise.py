@@ -16,6 +16,7 @@ _BATCH = 2
 def _few_irises() -> sde.FiniteSum:
     """Five irises of the neuron: few enough to enumerate every batch."""
     neuron = sde.landscapes.get("neuron")
+    assert isinstance(neuron, sde.FiniteSum)
     few = {name: values[[3, 60, 75, 110, 140]] for name, values in neuron.data.items()}
     return sde.FiniteSum(("w", "c"), "(tanh(w*x + c) - y)**2/2", few)
 

@@ -102,6 +102,8 @@ def check_model(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.is_tensor(first) or first.ndim == 0 or len(first) != len(inputs):
             got = f"shape {tuple(first.shape)}" if torch.is_tensor(first) else type(first).__name__
             raise ValueError(f"the model gives {got} for {len(inputs)} samples: it must give a tensor of a row each")
+        if not (first.is_floating_point() or first.is_complex()):
+            raise ValueError(f"the model gives {first.dtype}, which has no gradient: it must give floating numbers")
         require_finite(first.reshape(len(first), -1), "model output")
         if not torch.equal(first, again):
             raise ValueError(
@@ -128,11 +130,8 @@ def check_apart(first: Tensor, alone: Tensor) -> None:
 def check_loss(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor) -> None:
     """Raise ValueError for a criterion that is random, or that joins its samples other than by a mean or a sum."""
     rows = telling_rows(targets)
-    count = len(rows)
-    with (
-        quietly(inputs.device),
-        in_words(f"the loss fails on the model's outputs with targets like sample {rows[0]}'s"),
-    ):
+    count, shown = len(rows), ", ".join(map(str, rows[:_PROBE])) + (", …" if len(rows) > _PROBE else "")
+    with quietly(inputs.device), in_words(f"the loss fails on outputs and targets of the samples {shown}"):
         outputs, labels = model(inputs[rows]), targets[rows]
         each = [one_number(loss(outputs[k : k + 1], labels[k : k + 1])).reshape(()) for k in range(count)]
         alone = torch.stack(each).double()

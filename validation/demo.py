@@ -159,34 +159,20 @@ def _digits(study: Study) -> None:
     rows = []
     for i in range(stage.sizes["stage"]):
         s = stage.isel(stage=i)
-        rows.append(
-            [
-                int(s.epoch),
-                f"{float(s.loss):.4f}",
-                f"{float(s.accuracy):.3f}",
-                f"{float(s.test_accuracy):.3f}",
-                f"{float(s.trace):.3f}",
-                f"{int(s.rank_float32)} ({100 * int(s.rank_float32) / parameters:.1f} %)",
-                f"{int(s.rank_float64)} ({100 * int(s.rank_float64) / parameters:.1f} %)",
-                f"{float(s.participation_ratio):.2f}",
-                f"{int(s.eigenvalues_99)}",
-            ]
-        )
-    section.table(
-        [
-            "epoch",
-            "loss",
-            "accuracy",
-            "test accuracy",
-            "tr D",
-            "rank, float32 ε",
-            "rank, float64 ε",
-            "participation ratio",
-            "eigenvalues for 99 %",
-        ],
-        rows,
-        "Gradients and spectra in float64.",
-    )
+        ranks = [f"{int(r)} ({100 * int(r) / parameters:.1f} %)" for r in (s.rank_float32, s.rank_float64)]
+        facts = [f"{float(s.loss):.4f}", f"{float(s.test_accuracy):.3f}", f"{float(s.trace):.3f}"]
+        rows.append([int(s.epoch), *facts, *ranks, f"{float(s.participation_ratio):.2f}", int(s.eigenvalues_99)])
+    columns = [
+        "epoch",
+        "loss",
+        "test acc.",
+        "tr D",
+        "rank (float32)",
+        "rank (float64)",
+        "participation",
+        "99 % of tr D",
+    ]
+    section.table(columns, rows, "Gradients and spectra in float64; a rank's float type is that of its threshold.")
     spectra = {f"epoch {int(stage.epoch[i])}": stage.eigenvalues[i].values for i in range(stage.sizes["stage"])}
     last = stage.isel(stage=-1)
     ax = plot_spectrum(
@@ -199,7 +185,7 @@ def _digits(study: Study) -> None:
     study.figures["digits-spectrum"] = ax.figure
     section.figure(
         ax.figure,
-        "A few directions carry nearly all of the noise; where the spectrum is cut to call it a rank is "
-        "a matter of the float type. Thresholds of the last stage.",
+        f"Spectrum of D and the thresholds of the last stage, at which {int(last.eigenvalues_99)} of {parameters} directions "
+        "carry 99 % of the trace.",
         "Eigenvalues of D against their index",
     )

@@ -28,8 +28,7 @@ def tiny_fc(
     ValueError for sizes below 1 and for a ``dtype`` that is no float type.
     """
     inputs, hidden, classes = (
-        _checks.whole(name, value, 1)
-        for name, value in (("inputs", inputs), ("hidden", hidden), ("classes", classes))
+        _checks.whole(name, value, 1) for name, value in (("inputs", inputs), ("hidden", hidden), ("classes", classes))
     )
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={dtype}: choose a float type, e.g. torch.float32 or torch.float64")
@@ -62,10 +61,10 @@ def train_sgd(
 ) -> xr.Dataset:
     """Train ``model`` in place by w ← w − η ∇(mean loss of a mini-batch) and keep the weights at some epochs.
 
-    All ``epochs`` are trained, whichever are recorded. An epoch is ceil(N/b) steps. ``sampling="with_replacement"`` draws every batch afresh from all N samples
-    (diffusion D/b, temperature η/2b); ``"reshuffling"`` walks through a new permutation each epoch, its last
-    batch holding the remainder, and has no single temperature. Momentum, Nesterov and weight decay are those
-    of ``torch.optim.SGD``.
+    All ``epochs`` are trained, whichever are recorded; an epoch is ceil(N/b) steps.
+    ``sampling="with_replacement"`` draws every batch afresh from all N samples (diffusion D/b, temperature
+    η/2b); ``"reshuffling"`` walks through a new permutation each epoch, its last batch holding the remainder,
+    and has no single temperature. Momentum, Nesterov and weight decay are those of ``torch.optim.SGD``.
 
     Parameters
     ----------

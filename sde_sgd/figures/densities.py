@@ -68,7 +68,7 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
         return figure
     for title, field in densities.items():
         for name in field.dims:
-            if not np.array_equal(field[name], fields[0][name]):
+            if not _same_cells(np.asarray(field[name], float), np.asarray(fields[0][name], float)):
                 raise ValueError(
                     f"{title!r} has other cells along {name} than {next(iter(densities))!r}: bring all densities to "
                     "one grid, or draw each with plot_density"
@@ -88,6 +88,11 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
         panel.remove()
     colour_bar(figure, panels, mesh, "density", rows, extend="min" if log else "neither")
     return figure
+
+
+def _same_cells(one: np.ndarray, other: np.ndarray) -> bool:
+    """The same centres, to the rounding of a grid made in another way."""
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=0.0, atol=1e-9 * np.ptp(other)))
 
 
 def _scale(fields: list, log: bool) -> "Normalize":

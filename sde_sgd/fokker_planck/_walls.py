@@ -48,6 +48,7 @@ def reach(grid: Grid, max_offset: int) -> np.ndarray:
 
 def with_edges_along(grid: Grid, weight: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights (n, s) and offsets (n, s, d) with one more slot per axis: the unit step along reflecting walls."""
+    weights, offsets = [weight], [offset]
     for normal, wall in enumerate(grid.boundary):
         if grid.dim != 2 or wall != "reflecting":
             continue
@@ -56,8 +57,9 @@ def with_edges_along(grid: Grid, weight: np.ndarray, offset: np.ndarray) -> tupl
         extra, step = np.zeros((grid.size, 1)), np.zeros((grid.size, 1, 2), np.int64)
         extra[beside, 0] = _lost(weight[beside], offset[beside][:, :, [along, normal]], grid.shape[normal])
         step[beside, 0, along] = 1
-        weight, offset = np.concatenate([weight, extra], 1), np.concatenate([offset, step], 1)
-    return weight, offset
+        weights.append(extra)
+        offsets.append(step)
+    return np.concatenate(weights, axis=1), np.concatenate(offsets, axis=1)
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

@@ -27,8 +27,8 @@ class FokkerPlanck:
     P = δ·D⁻¹(b − T div D)/T at the midpoint, or [Φ(x) − Φ(x+δ)]/T where the process knows its equilibrium
     potential, which makes e^{−Φ/T} stationary exactly. Every rate is ≥ 0 and every column sums to 0, for any
     D and any drift. A reflecting wall cuts edges; one edge along it, of the conductance that the layer beside
-    the wall would lose, makes up for them (`_walls`). The density is of second order in the spacing, walls
-    included, and so are mean exit times through absorbing walls.
+    the wall would lose, makes up for them. The density, summed over all cells, is of second order in the
+    spacing with mass and currents along any walls, and so are mean exit times through absorbing walls.
 
     Parameters
     ----------
@@ -41,9 +41,8 @@ class FokkerPlanck:
         Longest offset in cells. Where D is so anisotropic that it asks for longer ones, or is singular, the
         least isotropic diffusion ε(x)I that avoids them is added: see `added_diffusion`. A larger value adds
         less and makes elimination dearer. In a corner of two reflecting walls offsets must be shorter, and ε
-        may be of the size of D in as many cells as the longest offset spans, whatever the spacing and
-        `max_offset`; so few cells cost the density no order. Where ε > 0 elsewhere, the density is that of
-        D + εI.
+        may be of the size of D in up to max_offset² cells, whatever the spacing; so few cost the density no order.
+        Where ε > 0 elsewhere, the density is that of D + εI.
 
     Raises ValueError if D is not a covariance, something is not finite, the grid does not fit the process
     (a periodic axis must span the same period, from the same end), or the work does not fit in memory.

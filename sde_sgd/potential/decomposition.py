@@ -37,11 +37,11 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
         j_dot_grad_potential    j·∇Φ
         stream_function, q      2-D with reflecting walls: ψ = 0 on the walls; q is NaN where ρ underflows
 
-    Everything is of second order in the spacing, ρ and Φ up to the walls. Where offsets exceed one cell
-    (`attrs["longest_offset"]`), j, J, div j and q along a reflecting wall are right as a sum over the few cells
-    next to it and not cell by cell: there the error does not shrink with the spacing, and summed over all cells
-    it is of first order. On a periodic axis J has a harmonic part besides T div(Qρ), ψ has no gauge, and q is
-    left out, as `attrs["q"]` says.
+    Everything is of second order in the spacing, summed over all cells. One exception: where offsets exceed one
+    cell (`attrs["longest_offset"]`) and a current runs along a reflecting wall, the few cells next to the wall are
+    right together and not one by one. There Φ is off by O(h) and j, J and div j by O(1), so that their error summed
+    over all cells is of first order; that of ρ, Φ and q stays of second. On a periodic axis J has a harmonic part
+    besides T div(Qρ), ψ has no gauge, and q is left out, as `attrs["q"]` says.
 
     Raises ValueError if `fp` is not a FokkerPlanck, and where the steady state does (absorbing walls, a chain
     that is not irreducible).

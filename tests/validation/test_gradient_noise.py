@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import TensorDataset
 
-from sde_sgd.validation import GradientNoise, rank_measures
+from sde_sgd.validation import GradientNoise
 from sde_sgd.validation import _samples as samples_module
 from sde_sgd.validation import gradient_noise as module
 
@@ -127,40 +127,93 @@ def test_float32_gradients_are_stated_and_close():
     assert single["participation_ratio"] == pytest.approx(exact["participation_ratio"], rel=1e-5)
 
 
-def test_ranks_of_a_known_spectrum():
-    measures = rank_measures([1.0, 1.0, 1e-5, 1e-14, 0.0], parameters=100)
-    # float32 cuts at 100·2⁻²³ = 1.19e-5, float64 at 2.2e-14: one spectrum, two ranks.
-    assert (measures["rank_float32"], measures["rank_float64"]) == (2, 3)
-    assert measures["threshold_float32"] == 100 * 2.0**-23
-    assert measures["participation_ratio"] == pytest.approx(2.0, rel=1e-4)
-    assert measures["stable_rank"] == pytest.approx(2.0, rel=1e-4)
-    assert measures["entropy_rank"] == pytest.approx(2.0, rel=1e-3)
-    assert measures["eigenvalues_99"] == 2
-    flat = rank_measures(np.full(10, 0.1), parameters=10)
-    assert flat["eigenvalues_99"] == 10
-    for name in ("participation_ratio", "stable_rank", "entropy_rank", "rank_float32", "rank_float64"):
-        assert flat[name] == pytest.approx(10)
-    assert set(rank_measures(np.zeros(3), parameters=3).values()) == {0}
+def test_the_eigenvalue_left_out_is_zero():
+    """N gradients about their mean span N − 1 directions: of N eigenvalues of C K C the last is rounding."""
+    noise = GradientNoise(linear_net(), nn.CrossEntropyLoss(), problem(9))
+    eigenvalues = np.linalg.eigvalsh(noise.gram(centred=True) / 9)
+    assert abs(eigenvalues[0]) < 1e-14 * eigenvalues[-1] < 1e-10 * eigenvalues[1]
+    np.testing.assert_allclose(noise.spectrum(), eigenvalues[:0:-1], rtol=0, atol=1e-14 * eigenvalues[-1])
+    assert np.linalg.eigvalsh(noise.gram() / 9)[0] > 1e-3 * eigenvalues[1]  # without centring there is a ninth
+
+
+class Unusual(nn.Module):
+    """One matrix used twice, a scalar, and a parameter that no output depends on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.scale = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+        self.first = nn.Linear(6, 6, bias=False, dtype=torch.float64)
+        self.unused = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+        self.second = nn.Linear(6, 6, dtype=torch.float64)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.scale * self.second(torch.tanh(self.first(x)))
+
+
+def test_tied_scalar_and_unused_parameters_are_those_of_a_loop():
+    model, (inputs, targets) = Unusual(), problem(25)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    rows = []
+    for x, y in zip(inputs, targets):
+        model.zero_grad(set_to_none=False)
+        nn.functional.cross_entropy(model(x[None]), y[None]).backward()
+        rows.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).numpy().copy())
+    gradients = np.stack(rows)
+    assert gradients.shape[1] == 1 + 36 + 4 + 6 == len(parameters_to_vector(model.parameters()))
+    assert np.abs(gradients).max(axis=0)[1:5].max() == 0.0 < np.abs(gradients[:, 0]).max()
+
+    noise = GradientNoise(model, nn.CrossEntropyLoss(), (inputs, targets))
+    np.testing.assert_allclose(torch.cat(list(noise.sample_gradients(rows=4))).numpy(), gradients, atol=1e-13)
+    np.testing.assert_allclose(noise.matrix(), covariance(gradients), atol=1e-13)
+    np.testing.assert_allclose(noise.gram(), gradients @ gradients.T, atol=1e-13)
+
+
+# What a criterion does across a batch ---------------------------------------------------------------------------
+
+
+WEIGHTS = torch.tensor([1.0, 1.0, 20.0], dtype=torch.float64)
+
+
+def test_class_weights_are_refused_as_a_mean_and_kept_as_a_sum():
+    model, (inputs, targets) = linear_net(), problem()
+    with pytest.raises(ValueError, match=r'reduction="sum"'):
+        GradientNoise(model, nn.CrossEntropyLoss(weight=WEIGHTS), (inputs, targets))
+    for reduction in ("sum", "none"):
+        weighted = nn.CrossEntropyLoss(weight=WEIGHTS, reduction=reduction)
+        noise = GradientNoise(model, weighted, (inputs, targets))
+        expected = looped_gradients(model, inputs, targets) * WEIGHTS[targets].numpy()[:, None]
+        np.testing.assert_allclose(torch.cat(list(noise.sample_gradients())).numpy(), expected, atol=1e-12)
+
+
+def test_a_weight_far_down_the_dataset_is_seen():
+    model, (inputs, targets) = linear_net(), problem()
+    targets = (targets > 1).long() * 0
+    targets[-1] = 2  # the only sample whose weight differs
+    with pytest.raises(ValueError, match="dividing by the sum of class weights"):
+        GradientNoise(model, nn.CrossEntropyLoss(weight=WEIGHTS), (inputs, targets))
 
 
 @pytest.mark.parametrize(
-    ("eigenvalues", "parameters", "message"),
+    ("loss", "message"),
     [
-        ([1.0, -1e-6], 2, "negative"),
-        ([1.0, np.nan], 2, "eigenvalue 1"),
-        ([[1.0]], 1, "one-dimensional"),
-        ([1.0, 1.0], 1, "rows"),
+        (lambda output, target: nn.functional.cross_entropy(output, target) ** 0.5 * len(target), "together is"),
+        (lambda output, target: nn.functional.cross_entropy(output, target) * torch.rand(()), "random criterion"),
+        (lambda output, target: output.sum(dim=0) if len(output) > 1 else output.sum(), r"together is of shape \(3,\)"),
+        (lambda output, target: 1.0, "loss gives float"),
+        (nn.CrossEntropyLoss(ignore_index=2), "the loss of sample 0 is nan"),
     ],
 )
-def test_ranks_refuse(eigenvalues, parameters, message):
+def test_other_criteria_are_refused(loss, message):
+    inputs, targets = problem()
+    targets[0] = 2
     with pytest.raises(ValueError, match=message):
-        rank_measures(eigenvalues, parameters)
+        GradientNoise(linear_net(), loss, (inputs, targets))
 
 
-def test_rank_is_at_most_samples_minus_one():
-    noise = GradientNoise(linear_net(), nn.CrossEntropyLoss(), problem(9))
-    ranks = noise.ranks()
-    assert 0 < ranks["rank_float64"] <= min(ranks["parameters"], ranks["samples"] - 1) == 8
+# Faults of the user, each as a ValueError that says what it is --------------------------------------------------
 
 
 class Noisy(nn.Module):
@@ -196,10 +249,31 @@ def test_layers_that_mix_samples_are_refused():
             GradientNoise(model, nn.CrossEntropyLoss(), problem())
 
 
+class Wrapped(nn.Module):
+    """A sound layer inside a forward pass that is not."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.layer = linear_net()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+def counting(self, x):
+    self.calls += 1
+    return self.layer(x)
+
+
+def counted(self, x):
+    self.calls += 1
+    return self.layer(x) + self.calls
+
+
 def broken(**changes):
-    inputs, targets = problem()
-    arguments = {"model": linear_net(), "loss": nn.CrossEntropyLoss(), "dataset": (inputs, targets)}
-    return arguments | changes
+    return {"model": linear_net(), "loss": nn.CrossEntropyLoss(), "dataset": problem()} | changes
 
 
 def poisoned_input():
@@ -218,7 +292,22 @@ def poisoned_weight():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"statistics": "full"}, 'available: "eval"'),
+        ({"statistics": "full"}, "statistics must be one of eval, got 'full'"),
+        ({"model": "net"}, "model must be a Module"),
+        ({"loss": None}, "loss must be a function"),
+        ({"device": "bogus"}, "device='bogus' cannot be used: "),
+        ({"dataset": (problem()[0][:, :5], problem()[1])}, r"fails on inputs of shape \(8, 5\).*mat1 and mat2"),
+        ({"dataset": ((10 * problem()[0]).long(), problem()[1])}, "fails on inputs of shape .* and type torch.int64"),
+        ({"dataset": (problem()[0], problem()[1].double())}, "loss fails on outputs and targets of the samples 0, 1,"),
+        ({"dataset": (problem()[0], problem()[1].clone().index_fill_(0, torch.tensor([0]), 7))}, "Target 7"),
+        ({"dataset": (problem()[0], problem()[1].clone().index_fill_(0, torch.tensor([20]), 7))}, "Target 7"),
+        ({"model": Wrapped(lambda self, x: (self.layer(x), x))}, "the model gives tuple for 8 samples"),
+        ({"model": Wrapped(lambda self, x: self.layer(x).argmax(1))}, "the model gives torch.int64"),
+        ({"model": Wrapped(lambda self, x: self.layer(x).mean())}, r"the model gives shape \(\)"),
+        ({"model": Wrapped(lambda self, x: self.layer(x) * x.abs().max().item())}, r"vmap.*no \.item\(\)"),
+        ({"model": Wrapped(lambda self, x: self.layer(x if x.sum() > 0 else -x))}, "no branch on values"),
+        ({"model": Wrapped(counting)}, "no change of a buffer in place"),
+        ({"model": Wrapped(counted)}, "remembers earlier calls"),
         ({"dataset": problem()[0]}, "pair"),
         ({"dataset": (problem()[0], problem()[1][:5])}, r"\(40, 6\) and \(5,\)"),
         ({"dataset": (problem()[0][:1], problem()[1][:1])}, "at least 2"),
@@ -240,20 +329,40 @@ def test_nan_in_a_gradient_names_parameter_and_sample():
     inputs, _ = problem(10)
     targets = model(inputs).detach()
     targets[:7] += 1.0  # √0 has no derivative from sample 7 on
-    noise = GradientNoise(model, lambda output, target: (output - target).square().sum().sqrt(), (inputs, targets))
+
+    def length(output, target):
+        return (output - target).square().sum(dim=1).sqrt()
+
+    noise = GradientNoise(model, length, (inputs, targets))
     with pytest.raises(ValueError, match="'weight': not finite at sample 7"):
         noise.spectrum()
 
 
 def test_memory_is_refused_before_it_is_taken(monkeypatch):
-    from sde_sgd.validation import _memory
+    from sde_sgd import _memory
 
     noise = GradientNoise(linear_net(), nn.CrossEntropyLoss(), problem())
-    monkeypatch.setattr(_memory, "available_bytes", lambda device: 10_000)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 10_000)
     with pytest.raises(ValueError, match="40 × 40 Gram matrix needs about"):
         noise.gram()
     with pytest.raises(ValueError, match="53 × 53 matrix D"):
         noise.matrix()
+
+
+@pytest.mark.parametrize("rows", [0, 2.5, "a"])
+def test_a_chunk_holds_whole_samples(rows):
+    noise = GradientNoise(linear_net(), nn.CrossEntropyLoss(), problem())
+    with pytest.raises(ValueError, match="rows must be a whole number >= 1"):
+        noise.sample_gradients(rows=rows)
+
+
+def test_a_bad_label_of_a_class_not_probed_is_still_told_in_words(monkeypatch):
+    inputs, targets = problem()
+    targets[20] = 7
+    monkeypatch.setattr(samples_module, "telling_rows", lambda targets: [0, 1])
+    noise = GradientNoise(linear_net(), nn.CrossEntropyLoss(), (inputs, targets))
+    with pytest.raises(ValueError, match="the gradients of samples 0 to 39 cannot be computed"):
+        noise.spectrum()
 
 
 def test_infinite_but_not_nan_rows_are_found():
