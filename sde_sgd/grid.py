@@ -28,7 +28,8 @@ class Grid:
     boundary : "reflecting" (no flux), "periodic" or "absorbing" (density 0 at the wall); one name for all
         axes, or one per axis.
 
-    Raises ValueError on an empty or infinite box, too few cells, an unknown boundary, or lengths that differ.
+    Raises ValueError on an empty or infinite box, too few cells, cells below 1e-100 or above 1e100, an unknown
+    boundary, or lengths that differ.
 
     >>> grid = Grid((-2, -1), (2, 1), (64, 32), boundary=("periodic", "reflecting"))
     >>> grid.spacing

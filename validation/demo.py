@@ -185,7 +185,7 @@ def _digits(study: Study) -> None:
     study.figures["digits-spectrum"] = ax.figure
     section.figure(
         ax.figure,
-        f"Spectrum of D and the thresholds of the last stage, at which {int(last.eigenvalues_99)} of {parameters} directions "
-        "carry 99 % of the trace.",
+        f"Spectrum of D and the thresholds of the last stage, at which {int(last.eigenvalues_99)} of {parameters} "
+        "directions carry 99 % of the trace.",
         "Eigenvalues of D against their index",
     )

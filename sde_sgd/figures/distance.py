@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sde_sgd.distances import CLEAR
+
 from ._style import INK, axes_or_new, next_colour, styled
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-_CLEAR = 2.0  # a distance counts as measured once it exceeds this many sampling floors
 
 
 class PowerLaw(NamedTuple):
@@ -88,7 +88,7 @@ def plot_distance(
         level = level[order]
     shown = (value > 0) & np.isfinite(value)
     hidden = int(value.size - shown.sum())
-    clear = shown if level is None else shown & (value > _CLEAR * level)
+    clear = shown if level is None else shown & (value > CLEAR * level)
     if sigma is not None and not (sigma > 0).any():
         sigma = None  # exact numbers, whose logarithms are fitted alike
 

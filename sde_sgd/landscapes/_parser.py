@@ -177,7 +177,7 @@ class _Reader:
         if deeper > MAX_DEPTH:
             raise self.refuse(f"more than {MAX_DEPTH} levels of nesting")
         match node:
-            case ast.Constant(value=value) if type(value) in (int, float):
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
                 return _number(value, self.what)
             case ast.Name(id=name):
                 if name in self.symbols:
