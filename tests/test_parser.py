@@ -76,10 +76,16 @@ def test_hostile_text_is_refused(text):
         ("x**0.5", math.sqrt(2)),
         ("abs(-x) + atan(y) + erf(0)", 2 + math.pi / 4),
         ("1e-3*x", 2e-3),
+        ("0.0 + x", 2.0),
     ],
 )
 def test_meaning(text, value):
     assert float(parse(text, X).subs({X["x"]: 2, X["y"]: 1})) == pytest.approx(value, rel=1e-15)
+
+
+def test_numbers_are_expressions_too():
+    assert float(parse(0.0, X)) == 0 and parse(sp.Float(1.0) * sp.Symbol("x"), X).free_symbols == {X["x"]}
+    assert parse(3, X) == 3 and float(parse(2.5, X)) == 2.5
 
 
 def test_errors_name_the_symbol_and_the_nearest():

@@ -104,7 +104,7 @@ class SampleEvaluator(Evaluator):
         super().__init__(field)
         self._sample_field = sample_field
         self._namespace = namespace
-        self._data = [namespace.asarray(values) for values in data.values()]
+        self._data = [namespace.asarray(values.copy()) for values in data.values()]  # ours are read-only
         self._size = len(next(iter(data.values())))
 
     def _columns(self, x) -> list:

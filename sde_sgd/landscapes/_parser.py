@@ -80,6 +80,8 @@ def _unknown(name: str, symbols: Mapping[str, sp.Symbol], what: str) -> ValueErr
 
 def _in_range(value: sp.Expr) -> bool:
     """A real number, zero or within 1e±100, decided without printing or expanding it."""
+    if value.is_zero:
+        return True
     if value.is_Integer:
         return int(value).bit_length() <= 4 * MAX_DIGITS
     size = abs(value).evalf(15)

@@ -20,7 +20,7 @@ def half_square(output, target):
 
 @pytest.mark.parametrize("point", [(0.15, -0.35), (-2.0, 1.3), (3.0, -4.0)])
 def test_gradients_and_diffusion_are_the_finite_sums(neuron, point):
-    x, y = (torch.from_numpy(neuron.data[name]) for name in ("x", "y"))
+    x, y = (torch.tensor(neuron.data[name]) for name in ("x", "y"))
     decay = neuron.parameters["weight_decay"]
     model, theta = Neuron(*point), np.array(point)
     noise = GradientNoise(model, half_square, (x, y))
