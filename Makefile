@@ -27,6 +27,7 @@ wheel-test: .venv/ready    ## the wheel alone, in an environment of its own, awa
 	cd build/wheel && env/bin/python -P -m pytest -q -n 2 -c ../../pyproject.toml --rootdir ../.. -p no:cacheprovider ../../tests
 
 evidence: .venv/ready      ## every long measurement; tables in docs/evidence; continues where it stopped
+	$(BIN)/sde-sgd demo -q
 	$(BIN)/python -m pytest -q -m evidence --evidence=docs/evidence tests
 
 bench: .venv/ready

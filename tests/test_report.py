@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 
@@ -268,6 +269,25 @@ def test_in_a_browser(page, tmp_path):
         asked = {e["params"]["request"]["url"].partition(":")[0] for e in events
                  if e["method"] == "Network.requestWillBeSent"}  # fmt: skip
         assert asked <= {"file", "data"} and "file" in asked
+
+
+@pytest.mark.evidence
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_the_report_of_the_demo_in_a_browser(tmp_path):
+    """The newest finished demo of this folder: every figure shows, nothing is logged, nothing is fetched."""
+    reports = sorted(Path("runs").glob("demo-*/report.html"), key=lambda file: file.stat().st_mtime)
+    if not reports:
+        pytest.skip("no finished demo here: make demo")
+    with opened(reports[-1].read_text("utf-8"), tmp_path) as (ask, events):
+        sizes = ask("[...document.images].map(i => [i.complete, i.naturalWidth, i.clientWidth])")
+        assert len(sizes) >= 12 and all(done and natural > 20 and shown > 20 for done, natural, shown in sizes)
+        assert ask("document.scripts.length") == 0
+        assert ask("document.documentElement.scrollWidth <= innerWidth")
+        kinds = {event["method"] for event in events}
+        assert not kinds & {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        assert {url.partition(":")[0] for url in urls} <= {"file", "data"}
 
 
 @pytest.mark.browser
