@@ -11,9 +11,9 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
