@@ -151,6 +151,14 @@ def test_processes_from_expressions_and_from_functions_agree():
     x = RNG.normal(size=(5, 3, 2))
     for name in ("drift", "diffusion", "diffusion_divergence"):
         np.testing.assert_allclose(getattr(text, name)(x), getattr(made, name)(x), rtol=1e-14)
+    differences = sde.Process(
+        lambda x, y: (-x + y, -y - 0.5 * x),
+        lambda x, y: ((1 + x**2 / 4, 0), (0, 2)),
+        0.5,
+        variables=("x", "y"),
+        finite_difference=True,
+    )
+    np.testing.assert_allclose(differences.diffusion_divergence(x), made.diffusion_divergence(x), atol=1e-9)
     start = dict(start=(0.2, 0.1), step=0.01, steps=50, paths=70, seed=3)
     a, b = sde.simulate(text, **start), sde.simulate(made, **start)
     np.testing.assert_allclose(a.x, b.x, rtol=1e-12)
@@ -297,7 +305,7 @@ FAULTS = {
     "data must be a non-empty mapping": lambda: sde.FiniteSum("x", "x", {}),
     "'x' is declared twice": lambda: sde.FiniteSum("x", "x", {"x": [1, 2]}),
     "must both be": lambda: sde.Process(lambda x: x, [["1"]], 1.0, variables=("x",)),
-    "pass diffusion_divergence": lambda: sde.Process(lambda x: (x,), lambda x: ((1,),), 1.0, variables=("x",)),
+    "pass either diffusion_divergence": lambda: sde.Process(lambda x: (x,), lambda x: ((1,),), 1.0, variables=("x",)),
     "no finite domain": lambda: sde.Landscape("x", "x**2").critical_points(),
 }
 
