@@ -110,7 +110,7 @@ def _numeric(expression: sp.Expr) -> sp.Expr:
     def constant(node: sp.Expr) -> bool:
         return node.is_number and not node.is_Rational and not node.is_Float
 
-    return sp.sympify(expression).replace(constant, lambda node: sp.Float(node.evalf(20), 20))
+    return expression.replace(constant, lambda node: sp.Float(node.evalf(20), 20))
 
 
 def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol]) -> list[str]:

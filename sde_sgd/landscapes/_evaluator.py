@@ -48,7 +48,7 @@ class Field:
         """One array per expression of the group, and the group's shape."""
         if name not in self._compiled:
             expressions, shape = self._groups(name)
-            needs = any(TEMPERATURE in sp.sympify(e).free_symbols for e in expressions)
+            needs = any(TEMPERATURE in e.free_symbols for e in expressions)
             self._compiled[name] = (
                 compile_functions(self._arguments, expressions, self._namespace),
                 shape,
