@@ -86,10 +86,14 @@ def l1_distance(blocks: xr.DataArray, reference: xr.DataArray, reference_error: 
     error = float(np.sqrt((number - 1) / number * ((left_out - left_out.mean()) ** 2).sum()))
     # The standard deviation of few values is too small on average, by c₄ = 1 − 1/(4n) …
     unbiased = math.exp(math.lgamma(number / 2) - math.lgamma((number - 1) / 2)) * math.sqrt(2 / (number - 1))
+    if reference_error is not None and any(
+        d not in reference_error.dims or not np.array_equal(reference_error[d], reference[d]) for d in cells
+    ):
+        raise ValueError("reference_error lies on another grid than the reference")
     spread = values.std(axis=0, ddof=1) / np.sqrt(number) / unbiased
     if reference_error is not None:
         own = float((spread**2).sum())
-        spread = np.hypot(spread, reference_error.values)
+        spread = np.hypot(spread, reference_error.transpose(*cells).values)
         error = error * math.sqrt(float((spread**2).sum()) / own) if own > 0 else float(spread.sum()) * volume
     return Distance(distance(mean), error, float(np.sqrt(2 / np.pi) * spread.sum() * volume))
 

@@ -152,7 +152,8 @@ class _FunctionModel(Landscape):
         low, high = np.clip(self.domain.lower, -1.0, 1.0), np.clip(self.domain.upper, -1.0, 1.0)
         point = np.array([0.4 * a + 0.6 * b for a, b in zip(low, high)])
         evaluator = self.evaluator()
-        evaluator.drift(point), evaluator.diffusion_divergence(point)
+        for function in (evaluator.drift, evaluator.diffusion, evaluator.diffusion_divergence):
+            function(np.stack([point, 0.5 * (low + high)]))
         d = evaluator.diffusion(point)
         if np.isfinite(d).all() and np.abs(d - d.T).max() > 1e-10 * np.abs(d).max():
             raise ValueError(
@@ -196,8 +197,11 @@ class _FunctionEvaluator:
         wanted = "one value per variable" if len(shape) == 1 else "one row of values per variable"
         try:
             values = self._functions[name](*(x[..., i] for i in range(self._dim)))
-        except TypeError as fault:
-            raise ValueError(f"{name} must be a function of {self._dim} coordinates: {fault}") from fault
+        except (TypeError, ValueError) as fault:
+            raise ValueError(
+                f"{name} must be a function of {self._dim} coordinates that works on arrays (np.where for a case "
+                f"distinction): {fault}"
+            ) from fault
         rows = _checks.sequence(name, values, self._dim, f"entries, {wanted},")
         if len(shape) == 2:
             rows = [v for row in rows for v in _checks.sequence(name, row, self._dim, "values in each row")]

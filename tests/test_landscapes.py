@@ -1,6 +1,7 @@
 """Every compiled form of a landscape against differences, dense algebra and closed forms."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +194,19 @@ def test_torch_agrees_where_it_is_installed():
         np.testing.assert_allclose(gradient.numpy(), landscape.gradient(x), rtol=1e-14, atol=1e-14)
 
 
+def test_parameters_are_float64_numbers():
+    """(a − 1)^1.5 is NaN below 1, not complex; a large power is ∞, not an OverflowError; torch takes exp(a)."""
+    half = sde.Process(["-x + (a - 1)**1.5"], [["1"]], 0.5, variables=("x",), parameters={"a": 0.5})
+    assert np.isnan(half.drift([0.3])).all()
+    with pytest.raises(ValueError, match="drift"):
+        sde.FokkerPlanck(half, sde.Grid(-1, 1, 8)).steady_state()
+    assert np.isinf(sde.Landscape("x", "a**32*x**2", parameters={"a": 1e10}).gradient([1.0])).all()
+    torch = pytest.importorskip("torch")
+    grown = sde.Landscape("x", "exp(a)*x**2/2 + 100000000000000000000*x", parameters={"a": 0.5})
+    point = torch.ones(1, dtype=torch.float64)
+    np.testing.assert_allclose(grown.evaluator(torch).gradient(point), np.exp(0.5) + 1e20, rtol=1e-15)
+
+
 def test_a_kink_is_flat_for_second_derivatives():
     median = sde.FiniteSum("x", "abs(x - a)", {"a": [-1.0, 0.0, 2.0]})
     np.testing.assert_allclose(median.gradient([[0.5], [-3.0]])[:, 0], [1 / 3, -1.0])
@@ -220,6 +234,10 @@ def test_critical_points_of_stiff_periodic_and_degenerate_losses():
     assert valley.sizes["point"] == 1 and valley.kind.item() == "minimum"
     ring = sde.Landscape("theta", "-cos(theta)", domain={"theta": (0, 2 * np.pi, "periodic")}).critical_points()
     assert sorted(ring.kind.values) == ["maximum", "minimum"]
+    for text, roots in (("log(1 + x**2)", [0.0]), ("-exp(-x**2/2)", [0.0]), ("x**3/3 + x", []), ("abs(x - 0.3)", [])):
+        # a singular Jacobian without a zero of the field is no critical point
+        found = sde.Landscape("x", text, domain=((-2, 2),)).critical_points()
+        np.testing.assert_allclose(found.x, roots, atol=1e-9)
     for power in (3, 4, 5):
         flat = sde.Landscape("x", f"(x - 0.3)**{power}", domain=((-2, 2),)).critical_points()
         assert set(flat.kind.values) == {"degenerate"}
@@ -275,7 +293,25 @@ FAULTS = {
     "temperature must be a finite number > 0, got -1": lambda: sde.landscapes.get("example_19").drift([0.0, 1.0], -1),
     "x must be real numbers": lambda: sde.landscapes.get("double_well").loss([1j, 0]),
     "namespace must be the module": lambda: sde.landscapes.get("double_well").evaluator("numpy"),
-    "cannot be compiled": lambda: sde.Landscape("x", "abs(x**1.3)").gradient([1.0]),
+    "not among the functions this package compiles": lambda: sde.Landscape("x", "tan(x + pi/2)"),
+    "is not finite": lambda: sde.Landscape(("x", "y"), "x**2 + 0**y").gradient([1.0, 1.0]),
+    "exponent in it is outside": lambda: sde.Landscape(("x", "y"), "(x**32*y)**32"),
+    "works on arrays": lambda: sde.Process(
+        lambda x: (-1.0 if x > 0 else 1.0,), lambda x: ((1.0,),), 1.0, variables=("x",), finite_difference=True
+    ),
+    "cannot be compiled by Numba": lambda: sde.simulate(
+        sde.Process(
+            lambda x: (SimpleNamespace(value=-x).value,),
+            lambda x: ((1.0,),),
+            1.0,
+            variables=("x",),
+            finite_difference=True,
+        ),
+        0.0,
+        step=0.1,
+        steps=1,
+    ),
+    "cannot be compiled .a power": lambda: sde.Landscape("x", "abs(x**1.3)").gradient([1.0]),
     "'time' is reserved": lambda: sde.Landscape(("time",), "1"),
     "'exp' is reserved": lambda: sde.Landscape(("exp",), "1"),
     "declared twice": lambda: sde.Landscape(("x", "x"), "x"),

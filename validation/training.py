@@ -130,7 +130,7 @@ def train_sgd(
             losses.append(value)
             accuracies.append(accuracy)
     measured = {"weights": (("epoch", "weight"), np.stack(weights)), "loss": ("epoch", losses)}
-    if not targets.is_floating_point():
+    if _are_labels(targets):
         measured["accuracy"] = ("epoch", accuracies)
     return xr.Dataset(
         measured,
@@ -172,6 +172,11 @@ def _evaluate(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor)
     with torch.no_grad():
         outputs = model(inputs)
         value = float(loss(outputs, targets))
-        if targets.is_floating_point():
+        if not _are_labels(targets):
             return value, float("nan")
         return value, float((outputs.argmax(1) == targets).double().mean())
+
+
+def _are_labels(targets: Tensor) -> bool:
+    """True for one class number per sample, of which an accuracy can be told."""
+    return targets.ndim == 1 and not targets.is_floating_point()

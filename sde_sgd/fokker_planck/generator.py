@@ -28,7 +28,8 @@ class FokkerPlanck:
     potential, which makes e^{−Φ/T} stationary exactly. Every rate is ≥ 0 and every column sums to 0, for any
     D and any drift. A reflecting wall cuts edges; one edge along it, of the conductance that the layer beside
     the wall would lose, makes up for them. The density, summed over all cells, is of second order in the
-    spacing with mass and currents along any walls, and so are mean exit times through absorbing walls.
+    spacing with mass and currents along any walls. So are mean exit times through absorbing walls, except where
+    an absorbing wall meets a reflecting one at which D is not diagonal: there the exact time is itself singular.
 
     Parameters
     ----------

@@ -68,6 +68,9 @@ class _LanePrinter(PythonCodePrinter):
 class _ArrayPrinter(LambdaPrinter):
     """Prints for arrays: `sign` as a function, numbers with all their digits."""
 
+    def _print_Integer(self, expr):
+        return str(int(expr)) if abs(int(expr)) < 2**53 else repr(float(expr))
+
     def _print_sign(self, expr):
         return f"sign({self._print(expr.args[0])})"
 
@@ -91,6 +94,8 @@ def canonical(
 def derivative(expression: sp.Expr, symbol: sp.Symbol, what: str) -> sp.Expr:
     """∂expression/∂symbol, compilable, a kink of abs() counting as flat; ValueError where it is not or is too large."""
     result = sp.diff(expression, symbol).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+    if result.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+        raise ValueError(f"{what}: its derivative by {symbol} is not finite (0 or ∞ to a power?); simplify it")
     if any(not isinstance(node, COMPILED) for node in sp.preorder_traversal(result)):
         raise ValueError(
             f"{what}: its derivative by {symbol} cannot be compiled (a power of a quantity of either sign inside "

@@ -28,7 +28,9 @@ class Field:
         self._namespace = namespace
         self._arguments = [*variables, *parameters, TEMPERATURE]
         self._dim = len(variables)
-        self._values = list(parameters.values())
+        # Numbers of the namespace: float64 arithmetic (NaN for a root of −1, not complex), and torch functions of them.
+        self._scalar = np.float64 if namespace is np else lambda v: namespace.tensor(v, dtype=namespace.float64)
+        self._values = [self._scalar(v) for v in parameters.values()]
         self._groups = groups
         self._compiled: dict[str, tuple] = {}
 
@@ -58,7 +60,9 @@ class Field:
         if needs_temperature and temperature is None:
             raise ValueError(f"the {name} of this landscape depends on the temperature T; pass temperature=…")
         zero = 0.0 * sum(columns)
-        return [value + zero for value in function(*columns, *self._values, temperature)], shape
+        scalar = None if temperature is None else self._scalar(temperature)
+        with np.errstate(all="ignore"):  # NaN and infinities are the caller's to find, with their place
+            return [value + zero for value in function(*columns, *self._values, scalar)], shape
 
 
 class Evaluator:

@@ -64,7 +64,7 @@ def parse(source: Any, symbols: Mapping[str, sp.Symbol], what: str = "expression
             expression = _number(source, what)
         else:
             raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
-        _check_constants(expression, what)
+        _check_result(expression, what)
     except (TypeError, OverflowError, RecursionError, MemoryError, ZeroDivisionError):
         raise ValueError(f"{what}: {shown} is not a finite real expression") from None
     return expression
@@ -92,12 +92,20 @@ def _in_range(value: sp.Expr) -> bool:
     )
 
 
-def _check_constants(expression: sp.Expr, what: str) -> None:
+def _check_result(expression: sp.Expr, what: str) -> None:
+    """What SymPy made of the source: finite, real, within bounds, and of functions that can be compiled."""
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
         raise ValueError(f"{what}: it is not a finite real expression")
     for node in sp.preorder_traversal(expression):
+        if not isinstance(node, COMPILED):
+            raise ValueError(
+                f"{what}: SymPy simplifies it to an expression with {type(node).__name__}, which is not among the "
+                f"functions this package compiles ({', '.join(FUNCTIONS)}); write it another way"
+            )
         if node.is_number and not _in_range(node):
             raise ValueError(f"{what}: a constant in it is not real, or outside 1e±{MAX_DIGITS}")
+        if node.is_Pow and node.exp.is_number and abs(node.exp.evalf(15)) > MAX_EXPONENT:
+            raise ValueError(f"{what}: an exponent in it is outside ±{MAX_EXPONENT}")
 
 
 def _number(value: float, what: str) -> sp.Expr:

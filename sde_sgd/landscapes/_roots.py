@@ -53,8 +53,10 @@ def _newton(field: Callable, jacobian: Callable, x: np.ndarray, enough: float) -
         if not len(live):
             break
         move = -(np.linalg.pinv(slope, rcond=1e-15) @ value[..., None])[..., 0]
-        last[live] = np.linalg.norm(move, axis=-1)
         size, factor = np.linalg.norm(value, axis=-1), np.ones(len(live))
+        # Where the Jacobian is singular the step may be 0 while the field is not: no root is near.
+        unsolved = np.linalg.norm(value + (slope @ move[..., None])[..., 0], axis=-1) > 0.5 * size
+        last[live] = np.where(unsolved, np.inf, np.linalg.norm(move, axis=-1))
         for _ in range(12):  # halve the step until |field| falls (Armijo)
             worse = ~(np.linalg.norm(field(x[live] + factor[:, None] * move), axis=-1) <= (1 - 1e-4 * factor) * size)
             if not worse.any():

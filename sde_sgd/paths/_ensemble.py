@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from sde_sgd import _checks, _memory
 from sde_sgd._domain import Domain
@@ -152,7 +153,11 @@ def run(
         while done < steps:
             count = min(count, steps - done)
             first_row = 0 if every is None else 1 + done // every
-            list(pool.map(lambda t, k=done, n=count, r=first_row: advance(t, k, n, r), tasks))
+            try:
+                list(pool.map(lambda t, k=done, n=count, r=first_row: advance(t, k, n, r), tasks))
+            except NumbaError as fault:
+                reason = str(fault).strip().splitlines()[0]
+                raise ValueError(f"a function of this process cannot be compiled by Numba: {reason}") from fault
             left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
             if left:
                 step, path = min(left)

@@ -99,12 +99,12 @@ def sgd_source(lane: LaneCode, periodic: Sequence[bool]) -> str:
 
 
 def _wrap(periodic: Sequence[bool]) -> list[str]:
-    """y back into [low, low + span); rounding may give the upper end itself, which is the lower one."""
+    """y back into [low, low + span); rounding may give either end, which are one point."""
     lines = []
     for i in (i for i, wraps in enumerate(periodic) if wraps):
         lines += [
             f"y{i} = y{i} - span[{i}] * np.floor((y{i} - low[{i}]) / span[{i}])",
-            f"y{i} = low[{i}] if y{i} >= low[{i}] + span[{i}] else y{i}",
+            f"y{i} = low[{i}] if y{i} >= low[{i}] + span[{i}] or y{i} < low[{i}] else y{i}",
         ]
     return lines
 

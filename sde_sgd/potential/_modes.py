@@ -12,9 +12,9 @@ def modes(log_density: xr.DataArray, *, least: float = 1e-3, reach: int = 2) -> 
     """Local maxima of log ρ on a grid, each refined by the vertex of a least-squares quadratic around it.
 
     `log_density`: over one to three variables, equally spaced cells, finite; axes that its attribute `boundary` calls
-    periodic (as `FokkerPlanck` does) are continued. A cell counts when no cell within `reach` cells of it is higher
-    and ρ there is at least `least` times the largest; of equal neighbours one counts, and the vertex lies between
-    them. Maxima within `reach` cells of a wall are left out.
+    periodic, in the order of the dimensions (as `FokkerPlanck` does), are continued. A cell counts when no cell
+    within `reach` cells of it is higher and ρ there is at least `least` times the largest; of equal neighbours one
+    counts, and the vertex lies between them. Maxima within `reach` cells of a wall are left out.
 
     Returns a Dataset over `point`, highest first: one variable per coordinate and `log_ratio` = log(ρ/max ρ). A
     vertex outside the neighbourhood means a flat top, and the cell's centre is kept. Raises ValueError for other
