@@ -20,8 +20,9 @@ CLEAR = 2.0  # a distance is measured, rather than the sample, once it exceeds t
 class Distance:
     """An L1 distance ∫|ρ̂ − ρ| ∈ [0, 2] with its sampling facts.
 
-    `error`: its standard error by a jackknife over independent blocks, which is up to 1.5 times too large near the
-    floor. `floor`: the distance that sampling alone gives when ρ̂ is right, √(2/π) Σ standard error · cell volume.
+    `error`: its standard error by a jackknife over independent blocks; near the floor it is about 1.5 times too
+    large (measured on simulated counts). `floor`: the distance that sampling alone gives when ρ̂ is right,
+    √(2/π) Σ standard error · cell volume.
     """
 
     distance: float
@@ -31,7 +32,8 @@ class Distance:
     def agrees(self, allowance: float = 0.0, deviations: float = 4.0) -> bool:
         """True where distance ≤ floor + deviations · error + allowance (known errors of the reference).
 
-        Of two equal densities it is False less than once in 10⁴ times (measured on simulated counts).
+        With the defaults it was never False in 20,000 simulated samples of the reference itself (16 blocks of 10⁴
+        counts on 144 cells), so the false-alarm rate is below 2e-4.
         """
         return self.distance <= self.floor + deviations * self.error + allowance
 

@@ -342,6 +342,7 @@ FAULTS = {
     "'x' is declared twice": lambda: sde.FiniteSum("x", "x", {"x": [1, 2]}),
     "must both be": lambda: sde.Process(lambda x: x, [["1"]], 1.0, variables=("x",)),
     "pass either diffusion_divergence": lambda: sde.Process(lambda x: (x,), lambda x: ((1,),), 1.0, variables=("x",)),
+    "mean curvature must be": lambda: sde.landscapes.get("pearson", curvatures=(-1, -2), centers=(0, 1)),
     "no finite domain": lambda: sde.Landscape("x", "x**2").critical_points(),
 }
 

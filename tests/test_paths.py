@@ -175,6 +175,9 @@ def test_singular_diffusion_is_allowed():
     run = sde.simulate(flat.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=100, paths=64)
     np.testing.assert_allclose(run.x, run.y, atol=1e-13)
     assert float(np.abs(run.x).max()) > 0.1
+    constant = sde.Landscape(("x", "y"), "x**2/2 + y**2/2", diffusion=[[0.3, 0.1], [0.1, 0.1 / 3]])  # rank one, rounded
+    run = sde.simulate(constant.at_temperature(0.1), (0.0, 0.0), step=0.1, steps=100, paths=64)
+    np.testing.assert_allclose(run.x, 3 * run.y, atol=1e-13)
 
 
 def test_noise_that_vanishes_along_a_direction_is_no_divergence():

@@ -90,6 +90,13 @@ def test_lane_functions_to_a_few_units_in_the_last_place(name, low, high):
             assert abs(function(x) - exact) <= 6e-16 * abs(exact), x
 
 
+def test_sines_of_large_arguments():
+    with mpmath.workdps(60):
+        for x in RNG.uniform(-1e15, 1e15, 300):
+            assert abs(_lane_math._sin(x) - mpmath.sin(mpmath.mpf(float(x)))) < 1e-15
+    assert math.isnan(_lane_math._sin(1.1e15)) and math.isnan(_lane_math._cos(-math.inf))
+
+
 def test_lane_functions_at_the_edges():
     inf, nan = math.inf, math.nan
     assert [_lane_math._exp(x) for x in (0.0, -800.0, 800.0, -inf, inf)] == [1, 0, inf, 0, inf]

@@ -52,7 +52,7 @@ ISOTROPIC_NOISE = Claim(
     statement="If D = cI, the steady state is e^{−f/(cT)}: Φ = f/c.",
     source="Chaudhari & Soatto (2018), Lemma 6",
     as_stated="holds",
-    holds="D = cI gives Φ = f/c at every T; the converse, also published, is false",
+    holds="as stated; with D = diag(1, 2) the potential is no longer the loss",
     check=_isotropic,
     twin=_anisotropic,
 )

@@ -74,9 +74,9 @@ def lead(study: Study) -> str:
     ]
     critical = study.results["/diagnostics/critical_points"].sizes["point"]
     return (
-        f"A two-weight network on Fisher's iris. Its loss has {counted(critical, 'critical point')}; the number "
-        f"of places "
-        f"where SGD is most likely found is {', '.join(places)}. Prediction and measurement, by independent roads."
+        f"A two-weight network on Fisher's iris. Its loss has {counted(critical, 'critical point')}; the number of "
+        f"places where SGD is most likely found is {', '.join(places)}. Prediction and measurement, by independent "
+        "roads."
     )
 
 

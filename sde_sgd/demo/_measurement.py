@@ -166,11 +166,9 @@ def _tell_recursion(study: Study, temperature: float, prediction, real: xr.Datas
             "SVAG keeps the mean gradient and multiplies its covariance by l at step η/l: the real samples, the same "
             "temperature, an ever smaller step. Fitted over the "
             f"{clear.sizes['inverse']} points that stand clear of the floor, its distance to the Fokker–Planck "
-            f"solution "
-            f"goes as 1/l to the power {law.slope:.2f} ± {law.slope_error:.2f}; between the last two of them, l = "
-            f"{1 / float(before.inverse):.0f} and {1 / float(last.inverse):.0f}, the power is {local:.2f} ± "
-            f"{uncertain:.2f}. "
-            "The theory's limit is 1."
+            f"solution goes as 1/l to the power {law.slope:.2f} ± {law.slope_error:.2f}; between the last two of them, "
+            f"l = {1 / float(before.inverse):.0f} and {1 / float(last.inverse):.0f}, the power is {local:.2f} ± "
+            f"{uncertain:.2f}. The theory's limit is 1."
         )
         study.report.headline(
             f"{local:.2f} ± {uncertain:.2f}",

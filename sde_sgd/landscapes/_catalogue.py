@@ -135,7 +135,7 @@ def pearson(curvatures=(0.5, 1.0, 1.5, 2.0), centers=(-1.0, 0.5, 0.2, 1.0)) -> F
     a, c = _checks.finite_array("curvatures", curvatures), _checks.finite_array("centers", centers)
     if a.shape != c.shape or a.ndim != 1 or len(a) < 2:
         raise ValueError(f"curvatures and centers must be 1-D of one length >= 2, got {a.shape} and {c.shape}")
-    mean, ac = float(a.mean()), a * c
+    mean, ac = _checks.positive("the mean curvature", float(a.mean()), "the mean loss must confine"), a * c
     big_a, big_c = float(a.var()), float(ac.var())
     big_b = -2 * float(((a - mean) * (ac - ac.mean())).mean())
     root = 4 * big_a * big_c - big_b**2

@@ -1,7 +1,7 @@
 """exp, log, tanh, sin … as branch-free polynomials, so that LLVM vectorises a landscape's lane loop.
 
 Measured against mpmath in the tests: a few units in the last place. Trigonometric arguments are reduced by a
-three-part π/2: a few units in the last place to |x| = 1e6, an absolute error below 1e-10 to 1e15; NaN beyond.
+three-part π/2: a few units in the last place to |x| = 1e6, an absolute error below 1e-15 to 1e15; NaN beyond.
 
 The text below the marker is pasted into generated kernel modules, after that of `_philox`.
 """

@@ -125,13 +125,13 @@ def sample_density(
 
 
 def _factor(diffusion: np.ndarray) -> np.ndarray:
-    """Lower L with L Lᵀ = D for a positive semi-definite D (a zero pivot leaves a zero column)."""
+    """Lower L with L Lᵀ = D for a positive semi-definite D; a pivot that is rounding counts as 0, as in the kernel."""
     lower = np.zeros_like(diffusion)
     for i in range(len(diffusion)):
         for j in range(i + 1):
             rest = diffusion[i, j] - lower[i, :j] @ lower[j, :j]
             if i == j:
-                lower[i, i] = np.sqrt(max(rest, 0.0))
+                lower[i, i] = np.sqrt(rest) if rest > 1e-13 * diffusion[i, i] else 0.0
             elif lower[j, j] > 0:
                 lower[i, j] = rest / lower[j, j]
     return lower
