@@ -1,4 +1,4 @@
-"""What a time-stepping scheme declares; checks, documentation and convergence tests read these facts."""
+"""What a time-stepping scheme declares; the documentation and the tests of convergence read these facts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
