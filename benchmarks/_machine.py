@@ -2,8 +2,10 @@
 
 import os
 import platform
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,18 +22,38 @@ def best_seconds(work: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
-def machine(*packages: str) -> str:
-    """One sentence: processor, cores, operating system, versions, load at the time."""
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held since its program began.
+
+    Linux hands `ru_maxrss` of a parent on to the program a child starts, hence its own record in /proc.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def machine(*packages: str, others: Mapping[str, str] | None = None) -> str:
+    """One sentence: processor, cores, operating system, versions, load at the time.
+
+    `others` are versions in another environment.
+    """
     found = []
     for name in packages:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             found.append(f"{name} absent")
+    found += [f"{name} {number}" for name, number in (others or {}).items()]
     load = f"load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "load unknown"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"Machine: {_processor()}, {cores} cores, {platform.system()} {platform.machine()}; "
+        f"Machine: {_processor()}, {cores()} cores, {platform.system()} {platform.machine()}; "
         f"Python {platform.python_version()}, {', '.join(found)}; {load}."
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import sympy as sp
 
 from sde_sgd import _checks
+from sde_sgd._domain import Domain
 from sde_sgd.landscapes._codegen import TEMPERATURE
 from sde_sgd.landscapes._landscape import Landscape
 from sde_sgd.landscapes._lanes import LaneCode
@@ -24,7 +25,8 @@ class Process:
     drift : d expressions (strings or SymPy, T allowed), or a function of d coordinates that returns d values,
         e.g. ``lambda x, y: (-x, -y)``. A function must work on NumPy arrays and compile under numba.njit.
     diffusion : d×d expressions, or such a function returning d rows of d values.
-    temperature : number > 0.
+    temperature : number > 0, or a function of time t (arrays, vectorised) with values > 0, e.g. from `schedules`:
+        for paths only; a steady state needs a number.
     variables : names.
     diffusion_divergence : function returning the d values Σ_j ∂_j D_ij; required with a diffusion function (use
         ``lambda x, y: (0*x, 0*y)`` for a constant one). For expressions it is derived.
@@ -77,7 +79,7 @@ class Process:
 
     def _bind(self, model: Landscape, temperature: float) -> None:
         self.landscape = model
-        self.temperature = _checks.positive("temperature", temperature, "T = η/2b is positive; it scales the noise")
+        self.temperature = _temperature(temperature)
         self.variables = model.variables
         self.domain = model.domain
 
@@ -88,11 +90,38 @@ class Process:
     @property
     def beta(self) -> float:
         """1/T."""
-        return 1.0 / self.temperature
+        return 1.0 / self.constant_temperature
+
+    @property
+    def constant_temperature(self) -> float:
+        """T where it is a number; ValueError where it is a schedule, at which nothing is steady."""
+        if callable(self.temperature):
+            raise ValueError(
+                f"the temperature of {self.landscape.name} is a schedule of time, and this needs a number; make the "
+                "process at_temperature(T) for the T in question"
+            )
+        return self.temperature
+
+    def temperature_at(self, t) -> np.ndarray:
+        """T(t), an array like t; ValueError where a schedule gives anything but finite values > 0."""
+        t = np.asarray(t, float)
+        if not callable(self.temperature):
+            return np.full(t.shape, self.temperature)
+        values = np.asarray(self.temperature(t), float)
+        if values.shape not in ((), t.shape):
+            raise ValueError(f"the temperature schedule gave shape {values.shape} for times of shape {t.shape}")
+        values = np.broadcast_to(values, t.shape)
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            where = tuple(np.argwhere(bad)[0])
+            raise ValueError(
+                f"the temperature schedule gave {values[where]:g} at t = {t[where]:g}; it must be finite and > 0"
+            )
+        return values
 
     def drift(self, x) -> np.ndarray:
         """b(x): (..., d) → (..., d)."""
-        return self.landscape.drift(x, self.temperature)
+        return self.landscape.drift(x, self.constant_temperature)
 
     def diffusion(self, x) -> np.ndarray:
         """D(x): (..., d) → (..., d, d)."""
@@ -104,7 +133,7 @@ class Process:
 
     def potential(self, x) -> np.ndarray | None:
         """The exact Φ at this temperature, up to a constant, or None."""
-        return self.landscape.potential(x, self.temperature)
+        return self.landscape.potential(x, self.constant_temperature)
 
     @property
     def equilibrium_potential(self) -> Callable | None:
@@ -120,12 +149,102 @@ class Process:
         """What defines it, as plain values for `attrs`."""
         return {
             "landscape": self.landscape.name,
-            "temperature": self.temperature,
+            "temperature": self.temperature if not callable(self.temperature) else _described(self.temperature),
             **{f"parameter_{k}": v for k, v in self.landscape.parameters.items()},
         }
 
     def __repr__(self) -> str:
-        return f"<Process {self.landscape.name}({', '.join(self.variables)}) at T={self.temperature:g}>"
+        temperature = self.settings["temperature"]
+        shown = temperature if isinstance(temperature, str) else f"{temperature:g}"
+        return f"<{type(self).__name__} {self.landscape.name}({', '.join(self.variables)}) at T={shown}>"
+
+
+def _temperature(value):
+    """A positive number, or a function of time that gives one at t = 0."""
+    if callable(value):
+        return value
+    return _checks.positive("temperature", value, "T = η/2b is positive; it scales the noise")
+
+
+def _described(schedule: Callable) -> str:
+    return repr(schedule) if not hasattr(schedule, "__name__") else f"function {schedule.__name__}"
+
+
+class Underdamped(Process):
+    r"""The momentum process dx = v dt, dv = b(x) dt − γ v dt + √(2γT D(x)) dW of a landscape, b = −∇f + circulation.
+
+    For D = cI without circulation its steady density is exactly e^{−(f + |v|²/2)/(cT)}: positions as without momentum,
+    velocities Gaussian with variance cT, independent of the friction γ. It is the continuous limit of SGD with momentum
+    μ = e^{−γh}. Variables are the landscape's, then `velocity_<name>` of each.
+
+    Parameters
+    ----------
+    landscape : its loss, diffusion matrix D and circulation.
+    temperature : T > 0, or a schedule as in `Process`. friction : γ > 0.
+
+    As a `Process` its drift is (v, b − γv) and its diffusion matrix is γD in the velocities and 0 in the positions:
+    singular, so that densities on grids do not apply. Raises ValueError for bad numbers. Langevin (1908);
+    Kramers (1940).
+    """
+
+    def __init__(self, landscape: Landscape, temperature, friction: float):
+        _checks.instance("landscape", landscape, Landscape)
+        self.friction = _checks.positive("friction", friction, "without friction nothing is dissipated")
+        self._bind(landscape, temperature)
+        names = tuple(f"velocity_{v}" for v in landscape.variables)
+        taken = [name for name in names if name in landscape.variables]
+        if taken:
+            raise ValueError(f"the variable {taken[0]!r} is the name of a velocity; rename it")
+        self.variables = (*landscape.variables, *names)
+        self.domain = Domain.parse(landscape.domain.spec(), self.variables)
+
+    def drift(self, x) -> np.ndarray:
+        """(v, b(x) − γ v): (..., 2d) → (..., 2d)."""
+        position, velocity = self._halves(x)
+        return np.concatenate([velocity, super().drift(position) - self.friction * velocity], axis=-1)
+
+    def diffusion(self, x) -> np.ndarray:
+        """γ D(x) in the velocities, 0 in the positions: (..., 2d) → (..., 2d, 2d)."""
+        position, _ = self._halves(x)
+        d = position.shape[-1]
+        matrix = np.zeros((*position.shape[:-1], 2 * d, 2 * d))
+        matrix[..., d:, d:] = self.friction * super().diffusion(position)
+        return matrix
+
+    def diffusion_divergence(self, x) -> np.ndarray:
+        """0: the noise of the velocities depends on positions only."""
+        return np.zeros_like(np.concatenate(self._halves(x), axis=-1))
+
+    def potential(self, x) -> np.ndarray | None:
+        """(f + |v|²/2)/c where D = cI and there is no circulation, else None."""
+        position, velocity = self._halves(x)
+        equilibrium = self.landscape.equilibrium_potential()
+        if equilibrium is None:
+            return None
+        scale = self.landscape.constant_diffusion()[0, 0]
+        return equilibrium(position) + (velocity**2).sum(-1) / (2 * scale)
+
+    @property
+    def equilibrium_potential(self) -> None:
+        """None: b = −D∇Φ + T div D holds for no underdamped process, whose currents never vanish."""
+        return None
+
+    def evaluator(self, namespace=np):
+        """Refused: solvers of a non-degenerate diffusion matrix do not apply."""
+        raise ValueError(
+            "an Underdamped process has noise in its velocities only, and this solver needs it in every "
+            "variable; simulate it, or take the landscape at_temperature(T)"
+        )
+
+    @property
+    def settings(self) -> dict[str, float | str]:
+        return super().settings | {"friction": self.friction}
+
+    def _halves(self, x) -> tuple[np.ndarray, np.ndarray]:
+        x = np.asarray(x, float)
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must have shape (..., {self.dim}) for {', '.join(self.variables)}, got {x.shape}")
+        return x[..., : self.dim // 2], x[..., self.dim // 2 :]
 
 
 class _DriftModel(Landscape):
@@ -169,18 +288,18 @@ class _FunctionModel(Landscape):
     def equilibrium_potential(self) -> None:
         return None
 
-    def lane_code(self) -> LaneCode:
-        if "lane" not in self._cache:  # jitted once, so that a second run does not compile again
-            self._cache["lane"] = self._lane_code()
-        return self._cache["lane"]
+    def lane_code(self, real: str = "float64") -> LaneCode:
+        if real not in self._cache:  # jitted once, so that a second run does not compile again
+            self._cache[real] = self._lane_code(real)
+        return self._cache[real]
 
-    def _lane_code(self) -> LaneCode:
+    def _lane_code(self, real: str) -> LaneCode:
         import numba
 
         names = ", ".join(f"x{i}" for i in range(self.dim))
         lines = [f"drift_values = drift({names})", f"diffusion_values = diffusion({names})"]
-        lines += [f"b{i} = drift_values[{i}]" for i in range(self.dim)]
-        lines += [f"d{i}_{j} = diffusion_values[{i}][{j}]" for i in range(self.dim) for j in range(i + 1)]
+        lines += [f"b{i} = np.{real}(drift_values[{i}])" for i in range(self.dim)]
+        lines += [f"d{i}_{j} = np.{real}(diffusion_values[{i}][{j}])" for i in range(self.dim) for j in range(i + 1)]
         functions = {
             k: f if hasattr(f, "py_func") else numba.njit(error_model="numpy")(f)
             for k, f in self._functions.items()

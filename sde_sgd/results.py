@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What made a result ---------------------------------------------------------------------------------------
 
 
-def provenance(settings: Mapping[str, Any] | None = None) -> dict[str, str | int]:
+def provenance(settings: Mapping[str, Any] | None = None, float_type: str = "float64") -> dict[str, str | int]:
     """Where a result comes from, as attributes any netCDF reader shows: text and one whole number.
 
     `settings` (a resolved configuration) is kept as canonical JSON under "settings". A library that is not
@@ -46,7 +46,7 @@ def provenance(settings: Mapping[str, Any] | None = None) -> dict[str, str | int
     }
     found |= {name: _version(name) for name in _LIBRARIES}
     return found | {
-        "float_type": "float64",
+        "float_type": float_type,
         "argv": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode("utf-8"),
         "settings": canonical(settings or {}),
     }

@@ -8,7 +8,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_sgd.landscapes._parser import parse
+from sde_sgd.landscapes._parser import parse, parse_condition
 
 X = {"x": sp.Symbol("x", real=True), "y": sp.Symbol("y", real=True)}
 
@@ -106,3 +106,75 @@ def test_users_own_symbols_are_adopted():
 def test_any_text_gives_an_expression_or_a_value_error(text):
     with contextlib.suppress(ValueError):
         assert parse(text, X).free_symbols <= set(X.values())
+
+
+# Conditions: inequalities joined by and, or, not ------------------------------------------------------------
+
+
+NO_CONDITION = [
+    *("x", "x**2 - 1", "x > 0 and y", "not x", "(x > 0) & y", "0", "True", "None", "", "x = 1", "x => 0", "x <> 0"),
+    *("x > 0 && y > 0", "!(x > 0)", "x > 0 & y > 0", "x > 0 | y > 0", "~x > 0", "(x > 0) & y > 0", "x & y > 0"),
+    *("x == 0", "x != 0", "x > 0 and y == 1", "0 < x == y", "x is y", "x in y", "x not in y", "x > (y := 1)"),
+    *("(x > 0) > 0", "(x > 0) + 1 > 0", "abs(x > 0) > 0", "x > (y > 0)", "x > (y > 0 and x < 1)", "-(x > 0)"),
+    *("x > 0 if y > 0 else x < 0", "[x > 0]", "(x > 0, y > 0)", "x > 0,", "x > 'a'", "x > 1j", "x > True", "x > None"),
+    *("__import__('os').system('true') > 0", "x.real > 0", "x[0] > 0", "eval('x') > 0", "z > 0", "x > z", "all(x > 0)"),
+    *("(x > 0) ^ (y > 0)", "x < 1/0", "x > 1e400", "9**9**9 > x", "sqrt(-1) < x", "x > *y", "lambda: x > 0", "x > ..."),
+    *("not " * 100 + "x > 0", "~" * 100 + "(x > 0)", "(" * 300 + "x > 0" + ")" * 300, "x>0 and " * 450 + "x>0"),
+    *("x > 0\ny > 0", "x > \0", "1" * 4001 + " > x", "await x > 0", "(yield) > x", "f'{x}' > x", "x < y < *x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_CONDITION)
+def test_text_that_is_no_condition_is_refused(text):
+    with pytest.raises(ValueError, match="inside"):
+        parse_condition(text, X, "inside")
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("x > 0 & y > 0", r"'&' binds tighter than < \(put inequalities in parentheses, or write 'and'\)"),
+        ("x > 0 | y > 0", r"'\|' binds tighter .* or write 'or'"),
+        ("~x > 0", "'~' binds tighter .* or write 'not'"),
+        ("x**2 - 1", r"'x \*\* 2 - 1' is compared with nothing"),
+        ("x > 0 or y", "'y' is compared with nothing"),
+        ("x == 0", "no volume"),
+        ("x != 0", "no volume"),
+        ("xx > 0", r"unknown symbol 'xx' \(did you mean 'x'\?\)"),
+        ("(x > 0) > 0", "an inequality stands where a number is expected"),
+    ],
+)
+def test_a_refused_condition_says_why(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_condition(text, X, "inside")
+
+
+@pytest.mark.parametrize("text", ["x > 0", "x < y", "-1 < x < 1", "(x > 0) & (y > 0)", "not x > 0"])
+def test_a_condition_is_not_an_expression(text):
+    with pytest.raises(ValueError, match="loss"):
+        parse(text, X, "loss")
+
+
+def test_a_condition_is_its_level_functions():
+    x, y = X["x"], X["y"]
+    assert parse_condition("x > y", X) == ((x - y,), (True,), 0)
+    assert parse_condition("-1 < x <= 1", X) == ((x + 1, 1 - x), (True, False), ("and", 0, 1))
+    assert parse_condition("x > 0 and (y > 0 and x < 1)", X).tree == ("and", 0, 1, 2)
+    assert parse_condition("(x > 0) | (y > 0) & (x < 1)", X).tree == ("or", 0, ("and", 1, 2))
+    assert parse_condition("x > 0 or y > 0 and x < 1", X).tree == ("or", 0, ("and", 1, 2))
+
+
+def test_a_negation_is_pushed_into_the_inequalities():
+    x, y = X["x"], X["y"]
+    assert parse_condition("not x > y", X) == ((y - x,), (False,), 0)
+    assert parse_condition("not (x > 0 or y >= 0)", X) == ((-x, -y), (False, True), ("and", 0, 1))
+    assert parse_condition("~((x > 0) & ~(y < 0))", X) == ((-x, -y), (False, True), ("or", 0, 1))
+    assert parse_condition("not -1 < x < 1", X).tree == ("or", 0, 1)
+    assert parse_condition("not not x > 0", X) == parse_condition("x > 0", X)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(alphabet="xy()<>=&|~ +-*.01andornot", max_size=40))
+def test_any_text_gives_a_condition_or_a_value_error(text):
+    with contextlib.suppress(ValueError):
+        assert all(level.free_symbols <= set(X.values()) for level in parse_condition(text, X).levels)

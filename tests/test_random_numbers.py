@@ -5,11 +5,14 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import sympy as sp
 from numba import njit
+from numba.core import ir
 
-from sde_sgd.paths import _lane_math, _philox
+from sde_sgd.landscapes._codegen import straight_line
+from sde_sgd.paths import _lane_math, _lane_math32, _normals32, _philox
 
-U = np.uint64
+U, W, F = np.uint64, np.uint32, np.float32
 
 # Random123's known answers for philox4x32-10: (counter, key) -> words
 KNOWN = [
@@ -28,6 +31,14 @@ def test_philox_known_answers(counter, key, words):
     assert _philox._philox(*map(U, counter), *map(U, key)) == words
 
 
+@pytest.mark.parametrize("counter, key, words", KNOWN)
+def test_wider_words_hold_the_bits_of_the_known_ones(counter, key, words):
+    w0, w1, w2, w3 = words
+    block = (*map(U, counter), *map(U, key))
+    assert tuple(map(int, _philox._two_words(*block))) == (w0 << 32 | w1, w2 << 32 | w3)
+    assert tuple(map(int, _normals32._four_words(*block))) == words
+
+
 @njit(error_model="numpy")
 def _normals(count, k0):
     values = np.empty(2 * count)
@@ -36,21 +47,173 @@ def _normals(count, k0):
     return values
 
 
-def test_ten_million_normals():
-    """z-scores of moments 1–4, pairing, lag and tails; 10 of them at |z| < 5: false alarm 6e-6."""
-    x = _normals(5_000_000, 1)
+@njit(error_model="numpy")
+def _normals32_of(count, k0):
+    values = np.empty(4 * count, np.float32)
+    for i in range(count):
+        z0, z1, z2, z3 = _normals32._four_normals(U(i), U(0), U(5), U(0), U(k0), U(9))
+        values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3] = z0, z1, z2, z3
+    return values
+
+
+@pytest.mark.parametrize("draw, per_block", [(_normals, 2), (_normals32_of, 4)], ids=["float64", "float32"])
+def test_ten_million_normals(draw, per_block):
+    """z-scores of moments 1–4, pairing, lag and tails; at most 12 at |z| < 5: false alarm 7e-6."""
+    x = draw(10_000_000 // per_block, 1).astype(float)
     n, scores = len(x), {}
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         scores[f"moment {power}"] = ((x**power).mean() - mean) / math.sqrt(variance / n)
     scores["pair"] = (x[::2] * x[1::2]).mean() * math.sqrt(n / 2)
     scores["pair of squares"] = ((x[::2] ** 2 - 1) * (x[1::2] ** 2 - 1)).mean() / 2 * math.sqrt(n / 2)
-    scores["lag"] = (x[:-2] * x[2:]).mean() * math.sqrt(n)
+    scores["lag"] = (x[:-per_block] * x[per_block:]).mean() * math.sqrt(n)
+    for other in range(2, per_block):  # the two pairs of a float32 block
+        scores[f"0 and {other}"] = (x[::per_block] * x[other::per_block]).mean() * math.sqrt(n / per_block)
     for cut in (2, 3, 4):
         p = math.erfc(cut / math.sqrt(2))
         scores[f"tail {cut}"] = ((np.abs(x) > cut).sum() - n * p) / math.sqrt(n * p)
     assert max(map(abs, scores.values())) < 5, scores
     wider = 1.005 * x  # the counterexample: half a per cent too wide must be seen
     assert ((wider**2).mean() - 1) / math.sqrt(2 / n) > 5
+
+
+def test_normals_reach_the_limit_they_state_and_all_four_quarters():
+    """The smallest uniforms, 2^−52 and 2^−31, and the four signs of one angle."""
+    eighth = 1 << 51  # v = 0: both numbers are the radius over √2
+    for bits, pair, limit in ((52, _philox._normal_pair, 8.49), (31, _normals32._normal_pair32, 6.55)):
+        width = U if bits == 52 else W
+        zero, last = (U((1 << 52) - 1), U(eighth)) if bits == 52 else (W(0), W(0))
+        radius = math.sqrt(2 * bits * math.log(2))
+        assert abs(radius - limit) < 0.01
+        top = 63 if bits == 52 else 0
+        found = {pair(width(zero ^ width(s << top)), width(last ^ width(t << top))) for s in (0, 1) for t in (0, 1)}
+        assert len({(x > 0, y > 0) for x, y in found}) == 4
+        assert all(abs(abs(z) * math.sqrt(2) / radius - 1) < 1e-6 for pair_ in found for z in pair_)
+    # u = 1 is the other end: nothing is infinite or NaN there
+    assert _philox._normal_pair(U(0), U(7)) == (0, 0) and _normals32._normal_pair32(W(2**32 - 2), W(6)) == (0, 0)
+
+
+def _sum_of_normals(wide):
+    def kernel(steps):
+        if wide:
+            _philox._widest_vectors()
+        total, words = np.zeros(64), np.empty((2, 64))
+        for step in range(steps):
+            for j in range(64):
+                a, b = _philox._two_words(U(step), U(0), U(j), U(0), U(1), U(2))
+                words[0, j], words[1, j] = _philox._float(a), _philox._float(b)
+            for j in range(64):
+                x, y = _philox._normal_pair(_philox._bits(words[0, j]), _philox._bits(words[1, j]))
+                total[j] += x + y * y
+        return total
+
+    return njit(error_model="numpy", fastmath={"contract"})(kernel)
+
+
+def test_results_are_the_same_bits_whatever_the_width_of_the_vectors():
+    narrow, wide = _sum_of_normals(False), _sum_of_normals(True)
+    assert np.array_equal(narrow(1000), wide(1000))
+    asked = ['"prefer-vector-width"="512"' in next(iter(f.inspect_llvm().values())) for f in (narrow, wide)]
+    assert asked == [False, True]
+    # lanes are scalar calls too: what a path draws does not depend on its lane
+    total = sum(x + y * y for x, y in (_philox._two_normals(U(k), U(0), U(9), U(0), U(1), U(2)) for k in range(1000)))
+    assert abs(total - wide(1000)[9]) < 1e-9
+
+
+@njit(error_model="numpy")
+def _uniforms(count):
+    values = np.empty((2, count))
+    for i in range(count):
+        values[0, i], values[1, i] = _philox._two_uniforms(U(i), U(3), U(5), U(0), U(1), U(9))
+    return values
+
+
+def test_uniforms_fill_the_half_open_interval():
+    """χ² of 256 × 256 cells of the pair; the counterexample reuses one word for both."""
+    u, v = _uniforms(4_000_000)
+    assert min(u.min(), v.min()) > 0 and max(u.max(), v.max()) <= 1
+    assert _philox._uniform(U(0)) == 1 and _philox._uniform(U(2**64 - 1)) == 2.0**-52
+    assert _normals32._uniform32(W(0)) == F(2.0**-24) and _normals32._uniform32(W(2**32 - 1)) == 1
+
+    def score(a, b):
+        cells = np.histogram2d(a, b, bins=256, range=((0, 1), (0, 1)))[0]
+        mean = len(a) / cells.size
+        return (((cells - mean) ** 2 / mean).sum() - (cells.size - 1)) / math.sqrt(2 * (cells.size - 1))
+
+    assert abs(score(u, v)) < 5  # false alarm 6e-7
+    assert score(u, u) > 5
+
+
+@njit(error_model="numpy")
+def _signs(blocks):
+    """Signs (step, dimension, block) of float64 and float32 kernels: 64 and 32 steps per word."""
+    wide, narrow = np.empty((64, 2, blocks)), np.empty((32, 4, blocks), np.float32)
+    for i in range(blocks):
+        a, b = _philox._two_words(U(i), U(0), U(5), U(0), U(1), U(9))
+        words = _normals32._four_words(U(i), U(1), U(5), U(0), U(1), U(9))
+        for bit in range(64):
+            wide[bit, 0, i] = _philox._signed(0.1, a, U(bit))
+            wide[bit, 1, i] = _philox._signed(0.1, b, U(bit))
+        for bit in range(32):
+            for k in range(4):
+                narrow[bit, k, i] = _normals32._signed32(np.float32(0.1), words[k], W(bit))
+    return wide, narrow
+
+
+def _largest_correlation(values):
+    """The largest |z| among means and pairwise products of rows of ±1-like numbers of variance 1."""
+    rows = values.reshape(-1, values.shape[-1]).astype(float)
+    products = rows @ rows.T / math.sqrt(rows.shape[1])
+    np.fill_diagonal(products, 0)
+    return max(np.abs(products).max(), np.abs(rows.sum(axis=1)).max() / math.sqrt(rows.shape[1]))
+
+
+def test_two_points_are_fair_and_independent_over_steps_and_dimensions():
+    """128 rows, 8256 scores at |z| < 6.5 for each type: false alarm 1.3e-6."""
+    for signs, value in zip(_signs(100_000), (0.1, F(0.1))):
+        assert signs.dtype == np.asarray(value).dtype and set(np.unique(signs)) == {-value, value}
+        signs = signs / float(value)
+        assert _largest_correlation(signs) < 6.5
+        again = signs.copy()
+        again[1] = again[0]  # the counterexample: a bit used for two steps
+        assert _largest_correlation(again) > 6.5
+        again = signs.copy()
+        again[5, 1] = again[7, 0]  # … or for two dimensions of different steps
+        assert _largest_correlation(again) > 6.5
+    # every bit of the word is read, and once: the moments of all words together are those of ±1 exactly
+    word = 0x8000_0F35_1234_5671
+    assert [_philox._signed(1.0, U(word), U(b)) < 0 for b in range(64)] == [bool(word >> b & 1) for b in range(64)]
+    low = word & 0xFFFFFFFF
+    assert [_normals32._signed32(F(1), W(low), W(b)) < 0 for b in range(32)] == [bool(low >> b & 1) for b in range(32)]
+    assert _philox._signed(-2.0, U(1), U(0)) == 2
+
+
+@njit(error_model="numpy")
+def _threes(blocks):
+    wide, narrow = np.empty((4, blocks)), np.empty((4, blocks), np.float32)
+    for i in range(blocks):
+        z = _philox._four_three_points(U(i), U(0), U(5), U(0), U(1), U(9))
+        w = _normals32._four_words(U(i), U(0), U(5), U(0), U(1), U(9))
+        for k in range(4):
+            wide[k, i], narrow[k, i] = z[k], _normals32._three_points32(w[k])
+    return wide, narrow
+
+
+def test_three_points_have_the_moments_they_state():
+    ends = (0, 715827882, 715827883, 3579139412, 3579139413, 2**32 - 1)
+    root = math.sqrt(3)
+    assert [_philox._three_points(U(w)) for w in ends] == [root, root, 0, 0, -root, -root]
+    assert [_normals32._three_points32(W(w)) for w in ends] == [F(root), F(root), 0, 0, -F(root), -F(root)]
+    upper, lower = 715827883, 2**32 - 3579139413  # how many words give each sign
+    assert upper == lower and 3 * (upper + lower) == 2**32 + 2  # variance 1 + 2^−31, fourth moment 3 (1 + 2^−31)
+    wide, narrow = _threes(1_000_000)
+    assert np.array_equal(narrow, wide.astype(np.float32))
+    n = wide.size
+    scores = [wide.sum() / math.sqrt(n), ((wide**2).sum() - n) / math.sqrt(2 * n)]
+    scores += [((wide[:, 1:] * wide[:, :-1]).sum()) / math.sqrt(n)]
+    assert max(map(abs, scores)) < 5 and _largest_correlation(wide) < 5  # 17 scores: false alarm 1e-5
+    assert _largest_correlation(wide[[0, 1, 0, 3]]) > 5
+    fifth = np.where(np.abs(wide) > 0, wide, 0.0) * math.sqrt(6 / 5)  # ±√3 with probability 1/5: too wide
+    assert ((fifth**2).sum() - n) / math.sqrt(2 * n) > 5
 
 
 def test_indices_are_uniform_and_reach_both_ends():
@@ -106,3 +269,174 @@ def test_lane_functions_at_the_edges():
         assert math.isnan(getattr(_lane_math, f"_{name}")(nan))
     assert math.isnan(_lane_math._log(-1.0))
     assert [_lane_math._sign(x) for x in (-2.0, 0.0, 3.0)] == [-1, 0, 1]
+
+
+RANGES32 = [
+    ("exp", -87, 88.7),
+    ("exp", -1, 1),
+    ("log", 0.5, 2),
+    ("log", 1e-37, 1e38),
+    ("log", 2e-45, 1e-38),
+    ("tanh", -0.6, 0.6),
+    ("tanh", -10, 10),
+    ("sinh", -2, 2),
+    ("cosh", -88, 88),
+    ("sin", -10, 10),
+    ("cos", -10, 10),
+    ("sin", -1e3, 1e3),
+    ("tan", -10, 10),
+]
+
+
+@pytest.mark.parametrize("name, low, high", RANGES32)
+def test_float32_lane_functions_to_a_few_of_their_units_in_the_last_place(name, low, high):
+    """4e-7 is 3.4 units of 2^−23; the counterexample is a value eight units off."""
+    function = getattr(_lane_math32, f"_{name}")
+    for x in RNG.uniform(low, high, 400).astype(np.float32):
+        exact = getattr(mpmath, name)(mpmath.mpf(float(x)))
+        value = function(x)
+        assert value == F(value)
+        assert abs(value - exact) <= 4e-7 * abs(exact) < abs(value * (1 + 8 * 2.0**-23) - exact), x
+
+
+def test_float32_lane_functions_at_the_edges():
+    inf, nan = F(math.inf), F(math.nan)
+    tiny = F(1e-45)
+    assert [_lane_math32._exp(F(x)) for x in (0.0, -110.0, 100.0, -inf, inf)] == [1, 0, inf, 0, inf]
+    assert [_lane_math32._log(F(x)) for x in (0.0, 1.0, inf, tiny)] == [-inf, 0, inf, np.log(tiny)]
+    assert [_lane_math32._tanh(F(x)) for x in (0.0, 1e-30, 800.0, -inf)] == [0, F(1e-30), 1, -1]
+    for name in ("exp", "log", "tanh", "sinh", "cosh", "sin", "cos", "tan"):
+        assert math.isnan(getattr(_lane_math32, f"_{name}")(nan))
+    assert math.isnan(_lane_math32._log(F(-1))) and math.isnan(_lane_math32._sin(F(1.1e5)))
+    assert [_lane_math32._sign(F(x)) for x in (-2.0, 0.0, 3.0)] == [-1, 0, 1]
+    for x in RNG.uniform(-1e5, 1e5, 300).astype(np.float32):
+        assert abs(_lane_math32._sin(x) - mpmath.sin(mpmath.mpf(float(x)))) < 2e-7
+
+
+def _compiled(lines, namespace, real):
+    """A jitted function (x0, p0) -> out of straight-line code, and whether any of its arithmetic was in float64."""
+    scope = {**vars(namespace), "math": math, "np": np}
+    exec("\n    ".join(["def function(x0, p0):", *lines, "return out"]), scope)
+    function = njit(error_model="numpy")(scope["function"])
+    value = function(real(0.7), real(0.9))
+    types = function.overloads[function.signatures[0]].type_annotation.calltypes
+    used = [s for e, s in types.items() if isinstance(e, ir.Expr) and e.op in ("binop", "inplace_binop", "unary")]
+    return value, any("float64" in str(signature) for signature in used)
+
+
+def test_straight_lines_stay_in_their_float_type():
+    x, p = sp.symbols("x0 p0", real=True)
+    functions = (sp.exp, sp.sin, sp.cos, sp.tan, sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.erf, sp.erfc, sp.Abs, sp.sign)
+    terms = [f(x * p - k / 7) for k, f in enumerate(functions)]
+    terms += [x**3 / 3, x ** (-2), 1 / (1 + x**2), (1 + p) ** sp.Rational(-3, 2), sp.log(2 + x), (1 + x**2) ** p]
+    expression = sum((k + 1) * t / 10 for k, t in enumerate(terms)) - sp.pi
+    exact = float(expression.subs({x: 0.7, p: 0.9}).evalf())
+    for real, namespace, tolerance in (("float64", _lane_math, 1e-14), ("float32", _lane_math32, 3e-6)):
+        lines = straight_line({"out": expression}, {x: x, p: p}, real)
+        value, wide = _compiled(lines, namespace, np.dtype(real).type)
+        assert wide == (real == "float64") and abs(value - exact) < tolerance * abs(exact)
+    # the counterexample: a bare literal widens
+    assert _compiled(["out = 0.1 * x0"], _lane_math32, np.float32)[1]
+
+
+@njit(error_model="numpy")
+def _draw(block, path, mask, key0, key1, z):
+    for j in range(64):
+        a, b = _philox._two_words(block, U(0), path + U(j), U(0), key0, key1)
+        z[0, j], z[1, j] = _philox._float(a & mask), _philox._float(b)
+    for j in range(64):
+        z[0, j], z[1, j] = _philox._normal_pair(_philox._bits(z[0, j]), _philox._bits(z[1, j]))
+
+
+@njit(error_model="numpy")
+def _draw32(block, path, mask, key0, key1, z):
+    for j in range(64):
+        w0, w1, w2, w3 = _normals32._four_words(block, U(0), path + U(j), U(0), key0, key1)
+        z[0, j], z[1, j] = _normals32._normal_pair32(w0, w1)
+        z[2, j], z[3, j] = _normals32._normal_pair32(w2, w3)
+
+
+@njit(error_model="numpy", fastmath={"contract"})
+def _survey(draw, rows, chunks, blocks, mask, key0, key1):
+    """Sums over lanes of: powers 1–4; products with the pair, the next block, the next path, and of their squares."""
+    sums, tails = np.zeros((10, 64)), np.zeros((5, 64), np.int64)
+    z, before = np.empty((rows, 64)), np.empty((rows, 64))
+    for chunk in range(chunks):
+        before[:] = 0.0
+        for block in range(blocks):
+            draw(U(block), U(64 * chunk), mask, key0, key1, z)
+            for row in range(rows):
+                for j in range(64):
+                    x, y, last, path = z[row, j], z[row ^ 1, j], before[row, j], z[row, (j + 1) & 63]
+                    s = x * x
+                    sums[0, j] += x
+                    sums[1, j] += s
+                    sums[2, j] += s * x
+                    sums[3, j] += s * s
+                    sums[4, j] += x * y
+                    sums[5, j] += (s - 1.0) * (y * y - 1.0)
+                    sums[6, j] += x * last
+                    sums[7, j] += (s - 1.0) * (last * last - 1.0) if block > 0 else 0.0
+                    sums[8, j] += x * path
+                    sums[9, j] += (s - 1.0) * (path * path - 1.0)
+                for j in range(64):
+                    s = z[row, j] * z[row, j]
+                    tails[0, j] += s > 4.0
+                    tails[1, j] += s > 9.0
+                    tails[2, j] += s > 16.0
+                    tails[3, j] += s > 25.0
+                    tails[4, j] += s > 36.0
+                for j in range(64):
+                    before[row, j] = z[row, j]
+    return sums.sum(axis=1), tails.sum(axis=1)
+
+
+def _scores(draw, rows, count, mask=2**64 - 1):
+    """How many normals were drawn, and their z-scores; a count of few is scored by its Poisson probability."""
+    from scipy.stats import norm, poisson
+
+    chunks = 64
+    blocks = count // (64 * chunks * rows)
+    n = 64 * chunks * rows * blocks
+    sums, tails = _survey(draw, rows, chunks, blocks, U(mask), U(0x1234567), U(0x89ABCDEF))
+    pairs, lagged = n / 2, n - 64 * chunks * rows  # each pair was summed twice
+    powers = zip(sums[:4], (0, 1, 0, 3), (1, 2, 15, 96))
+    scores = {f"moment {k + 1}": (s / n - mean) * math.sqrt(n / v) for k, (s, mean, v) in enumerate(powers)}
+    scores["two of a pair"] = sums[4] / 2 / math.sqrt(pairs)
+    scores["two of a pair, squares"] = sums[5] / 2 / math.sqrt(4 * pairs)
+    scores["consecutive blocks"] = sums[6] / math.sqrt(lagged)
+    scores["consecutive blocks, squares"] = sums[7] / math.sqrt(4 * lagged)
+    scores["neighbouring paths"] = sums[8] / math.sqrt(n)
+    scores["neighbouring paths, squares"] = sums[9] / math.sqrt(4 * n)
+    for cut, found in zip((2, 3, 4, 5, 6), tails):
+        p = math.erfc(cut / math.sqrt(2))
+        score = (found - n * p) / math.sqrt(n * p * (1 - p))
+        if n * p < 100:
+            less, more = poisson.cdf(found, n * p), poisson.sf(found - 1, n * p)
+            score = norm.isf(more) if more < less else -norm.isf(less)
+        scores[f"beyond {cut} σ: {found}, expected {n * p:.4g}"] = score
+    return n, scores
+
+
+@pytest.mark.evidence(table="normals")
+def test_a_billion_normals(table):
+    """15 z-scores for each type at |z| < 5: false alarm 1.7e-5. The counterexample has a radius of 16 bits."""
+    rows = []
+    for name, draw, per_block in (("float64", _draw, 2), ("float32", _draw32, 4)):
+        n, scores = _scores(draw, per_block, 10**9)
+        assert n > 0.999e9 and max(map(abs, scores.values())) < 5, scores
+        rows += [[name, what, f"{score:+.2f}"] for what, score in scores.items()]
+    # uniforms of 16 bits: nothing beyond √(32 log 2) = 4.71
+    _, coarse = _scores(_draw, 2, 10**9, mask=2**64 - 2**36)
+    worst = max(coarse, key=lambda what: abs(coarse[what]))
+    assert abs(coarse[worst]) > 5
+    rows.append(["radius of 16 bits", worst, f"{coarse[worst]:+.2f}"])
+    table(
+        "A billion normals",
+        ["type", "score", "z"],
+        rows,
+        "Philox4x32-10 and Box–Muller as the kernels draw them: 4096 paths, every score a standard normal if the "
+        "numbers are, the count beyond 6 σ by its Poisson probability. Bound 5; the chance that one of the 30 "
+        "exceeds it in sound numbers is 1.7e-5. The last row is the largest score of normals whose radius has "
+        "16 bits, which must exceed it.",
+    )

@@ -43,7 +43,7 @@ class TorchSDE:
 
     def __init__(self, process):
         _checks.instance("process", process, Process, "make one with landscape.at_temperature(T)")
-        self._temperature = process.temperature
+        self._temperature = process.constant_temperature
         self._evaluator = process.evaluator(torch)
         samples = getattr(process.landscape, "samples", None)
         self._rows = None if samples is None else max(1, _EVALUATIONS // samples)

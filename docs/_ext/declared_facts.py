@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import numpy as np
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -15,7 +16,7 @@ def setup(app):
 
 
 class LandscapeTable(SphinxDirective):
-    """One row per landscape: its name and parameters; its formula and the first paragraph about it."""
+    """One row per landscape: name, parameters and default temperature; formula and text; what is known exactly."""
 
     def run(self):
         from sde_sgd import landscapes
@@ -35,13 +36,37 @@ class LandscapeTable(SphinxDirective):
                 left.append(nodes.paragraph("", f"{landscape.samples} samples"))
             if settings:
                 left.append(nodes.paragraph("", "; ".join(settings)))
+            if landscape.default_temperature is not None:
+                left.append(nodes.paragraph("", f"T = {landscape.default_temperature:g}"))
             right = [math_block(self, formula)]
             if "circulation" in latex:
                 right.append(math_block(self, rf"b = -\nabla f + {latex['circulation']}"))
             first, *more = landscapes.describe(name).split("\n\n")
             right += [paragraph(text) for text in (first, *more)]
-            rows.append([left, right])
-        return [table(("landscape", "definition"), rows, (22, 78))]
+            rows.append([left, right, [paragraph(fact) for fact in exact_facts(landscape)]])
+        return [table(("landscape", "definition", "known exactly"), rows, (20, 62, 18))]
+
+
+def exact_facts(landscape) -> list[str]:
+    """What the landscape has in closed form, by asking it: Φ, j, q at points of its domain, and fixed points."""
+    temperature = landscape.default_temperature
+    low, high = landscape.domain.lower, landscape.domain.upper
+    points = low + (high - low) * np.array([[0.37], [0.55], [0.61]])
+    facts = []
+    potential = landscape.potential(points, temperature)
+    if potential is not None:
+        same = np.allclose(np.diff(potential), np.diff(landscape.loss(points)), rtol=1e-12)
+        facts.append("Φ = f" if same else "Φ")
+        j = np.abs(landscape.remainder(points, temperature)).max()
+        facts.append("j" if j > 1e-9 * np.abs(landscape.drift(points, temperature)).max() else "j = 0")
+    q = landscape.q(points, temperature)
+    if q is not None:
+        facts.append(f"q = {q[0]:.4g}" if np.ptp(q) == 0 else "q")
+    known = landscape.known_fixed_points(temperature)
+    if known is not None:
+        shown = [", ".join(f"{value + 0:.4g}" for value in point) for point in known]
+        facts.append("b = 0 at " + ", ".join(shown if landscape.dim == 1 else [f"({text})" for text in shown]))
+    return [fact.replace("-", "−") for fact in facts] or ["–"]
 
 
 class SchemeTable(SphinxDirective):

@@ -15,7 +15,7 @@ from ._parser import COMPILED
 TEMPERATURE = sp.Symbol("T", positive=True)
 MAX_OPERATIONS = 5000  # of a derivative: beyond, SymPy and the compiler take minutes
 
-# Functions of the lane loop: ours vectorise (paths/_lane_math.py), the rest are scalar calls of the C library.
+# Functions of the lane loop: ours vectorise (paths/_lane_math.py, or 32), the rest are scalar C.
 _LANE_FUNCTIONS = {
     "exp": "_exp",
     "log": "_log",
@@ -34,10 +34,15 @@ _LANE_FUNCTIONS = {
 
 
 class _LanePrinter(PythonCodePrinter):
-    """Prints a SymPy expression as float64 code for a lane loop."""
+    """Prints a SymPy expression as code for a lane loop in `real`, "float64" or "float32".
 
-    def __init__(self):
+    Numba widens float32 with a literal to float64, so that there every constant is a `np.float32`; powers with a
+    literal integer and the functions of `math` stay float32 by themselves.
+    """
+
+    def __init__(self, real):
         super().__init__({"fully_qualified_modules": False, "user_functions": _LANE_FUNCTIONS})
+        self._constant = "{!r}" if real == "float64" else f"np.{real}({{!r}})"
 
     def _print_Function(self, expr):
         return f"{_LANE_FUNCTIONS[type(expr).__name__]}({self._print(expr.args[0])})"
@@ -46,7 +51,7 @@ class _LanePrinter(PythonCodePrinter):
     _print_tan = _print_atan = _print_erf = _print_erfc = _print_Abs = _print_sign = _print_Function
 
     def _print_Float(self, expr):
-        return repr(float(expr))
+        return self._constant.format(float(expr))
 
     _print_Integer = _print_Rational = _print_NumberSymbol = _print_Pi = _print_Exp1 = _print_Float
 
@@ -55,7 +60,9 @@ class _LanePrinter(PythonCodePrinter):
         text = f"({self._print(base)})"
         if exponent.is_Integer:
             # A literal integer exponent is expanded by Numba into multiplications.
-            return text if exponent == 1 else (f"(1.0/{text})" if exponent == -1 else f"({text}**{int(exponent)})")
+            if exponent == -1:
+                return f"({self._constant.format(1.0)}/{text})"
+            return text if exponent == 1 else f"({text}**{int(exponent)})"
         if exponent.is_Rational and exponent.q == 2:
             whole = (exponent.p - 1) // 2
             root = f"math.sqrt{text}"
@@ -78,7 +85,7 @@ class _ArrayPrinter(LambdaPrinter):
         return repr(float(expr))
 
 
-_LANES = _LanePrinter()
+_LANES = {real: _LanePrinter(real) for real in ("float64", "float32")}
 
 
 def canonical(
@@ -118,15 +125,18 @@ def _numeric(expression: sp.Expr) -> sp.Expr:
     return expression.replace(constant, lambda node: sp.Float(node.evalf(20), 20))
 
 
-def straight_line(outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol]) -> list[str]:
+def straight_line(
+    outputs: Mapping[str, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], real: str = "float64"
+) -> list[str]:
     """Assignments `name = expression`, intermediate results t_0, t_1 … first, as lines of scalar Python.
 
-    `names` comes from `canonical`.
+    `names` comes from `canonical`; `real` is the type of every number, "float64" or "float32".
     """
     expressions = [_numeric(e).xreplace(dict(names)) for e in outputs.values()]
     shared, reduced = sp.cse(expressions, symbols=sp.numbered_symbols("t_", real=True), order="canonical")
-    lines = [f"{symbol} = {_LANES.doprint(value)}" for symbol, value in shared]
-    return lines + [f"{name} = {_LANES.doprint(value)}" for name, value in zip(outputs, reduced)]
+    text = _LANES[real].doprint
+    lines = [f"{symbol} = {text(value)}" for symbol, value in shared]
+    return lines + [f"{name} = {text(value)}" for name, value in zip(outputs, reduced)]
 
 
 def compile_functions(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr], namespace):

@@ -1,6 +1,7 @@
 """A loss that is a mean over data: f = (1/N) Σ_k f_k, whose gradient noise is its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
@@ -13,6 +14,10 @@ from ._landscape import Landscape
 from ._lanes import LaneCode
 from ._names import check_names
 from ._parser import parse
+
+if TYPE_CHECKING:
+    from ._function_sum import FunctionSum
+    from ._linear_model import LinearModel
 
 SAMPLING = ("with_replacement", "without_replacement", "reshuffling")
 
@@ -27,13 +32,27 @@ class FiniteSum(Landscape):
     variables : names or SymPy symbols of the weights.
     sample_loss : f_k as a string or SymPy expression over variables, data symbols and parameters.
     data : mapping from data symbol to an array of shape (N,), N ≥ 2, finite.
-    parameters, domain, name, potential : as in `Landscape`.
+    parameters, potential, q, known_fixed_points, default_temperature, domain, name : as in `Landscape`.
 
     Everything `Landscape` offers works here; `sample_gradients` gives the g_k. For a few weights and any N: the
-    symbolic Hessian per sample makes hundreds of weights slow. Chaudhari & Soatto (2018), eq. (3) and Appendix A.
+    symbolic derivatives make tens of weights slow; `FiniteSum.linear_model` and `FiniteSum.from_functions` are for
+    those. Chaudhari & Soatto (2018), eq. (3) and Appendix A.
     """
 
-    def __init__(self, variables, sample_loss, data, *, parameters=None, domain=None, name=None, potential=None):
+    def __init__(
+        self,
+        variables,
+        sample_loss,
+        data,
+        *,
+        parameters=None,
+        potential=None,
+        q=None,
+        known_fixed_points=None,
+        default_temperature=None,
+        domain=None,
+        name=None,
+    ):
         self._set_symbols(variables, parameters, domain, name)
         if not isinstance(data, Mapping) or not data:
             raise ValueError("data must be a non-empty mapping from a data symbol's name to its array of shape (N,)")
@@ -53,7 +72,75 @@ class FiniteSum(Landscape):
         self._potential = (
             None if potential is None else parse(potential, self._known() | {"T": TEMPERATURE}, "potential")
         )
-        self._circulation = None
+        self._annotate(q=q, known_fixed_points=known_fixed_points, default_temperature=default_temperature)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for array in self.data.values():
+            array.flags.writeable = False  # pickling forgets it
+
+    @staticmethod
+    def linear_model(X, y, loss, *, weight_decay=0.0, variables=None, domain=None, name=None) -> "LinearModel":
+        r"""f(w) = (1/N) Σ_k ℓ(x_k·w, y_k) + (λ/2)|w|²: one linear predictor with hundreds of weights.
+
+        Parameters
+        ----------
+        X : inputs, (N, d), N ≥ 2, one row per sample; an intercept is a column of ones of your own.
+        y : targets, (N,).
+        loss : ℓ(p, y): "squared" ½(p − y)²; "logistic" log(1 + e^{−yp}) with y = ±1; or an expression in p and y,
+            e.g. ``"log(cosh(p - y))"``, parsed as in `Landscape`.
+        weight_decay : λ ≥ 0, part of the loss; a parameter, so that `with_parameters(weight_decay=…)` changes it.
+        variables : d names; default w0, w1, …   domain, name : as in `Landscape`.
+
+        All derivatives, D and div D are exact and computed by products with X in blocks that bound memory: one D
+        costs 2Nd² operations. X and y are copied. `minimizer()` solves the squared loss. Raises ValueError for wrong
+        shapes, values that are not finite, labels other than ±1. The decay is part of every f_k and so has no noise.
+        """
+        from ._linear_model import LinearModel
+
+        return LinearModel(X, y, loss, weight_decay=weight_decay, variables=variables, domain=domain, name=name)
+
+    @staticmethod
+    def from_functions(
+        sample_gradient: Callable,
+        data,
+        *,
+        variables,
+        sample_loss: Callable | None = None,
+        finite_difference: bool = False,
+        domain=None,
+        name=None,
+    ) -> "FunctionSum":
+        r"""f(x) = (1/N) Σ_k f_k(x) with g_k = ∇f_k written as a function, for any model and any number of weights.
+
+        Parameters
+        ----------
+        sample_gradient : ``sample_gradient(x, row, out)`` writes the d values of g_k(x) into `out` and returns nothing;
+            x (d,), row = data[k] (m,) and out (d,) are float64 arrays, x and row are not to be changed, out is not
+            cleared before the call. It must compile under numba.njit (or be so compiled): loops and NumPy are fine.
+        data : (N, m), or (N,) for m = 1; N ≥ 2: put inputs and label of a sample into one row.
+        variables : d names.
+        sample_loss : ``sample_loss(x, row)`` returning f_k(x); without it `loss` raises ValueError.
+        finite_difference : True allows `hessian` and `diffusion_divergence` by central differences of the gradient
+            (2d gradients of every sample; about 1e-9 accurate where it is smooth); otherwise they raise ValueError.
+        domain, name : as in `Landscape`.
+
+        Writing into `out` makes no array per call: at 100 weights and a few samples a step, allocation would cost as
+        much as the gradient. The functions are called once here, uncompiled: ValueError says what they break, also
+        where the gradient is not that of the loss. To pickle, define them in a module. Kernels are compiled anew in
+        each process. Torch tensors pass through NumPy and cannot be differentiated.
+        """
+        from ._function_sum import FunctionSum
+
+        return FunctionSum(
+            sample_gradient,
+            data,
+            variables=variables,
+            sample_loss=sample_loss,
+            finite_difference=finite_difference,
+            domain=domain,
+            name=name,
+        )
 
     @property
     def samples(self) -> int:
@@ -131,13 +218,13 @@ class FiniteSum(Landscape):
             temperature *= (self.samples - batch_size) / (self.samples - 1)
         return self.at_temperature(temperature)
 
-    def lane_code(self) -> LaneCode:
-        """Straight-line scalar code of one sample's gradient for the path and SGD kernels."""
+    def lane_code(self, real: str = "float64") -> LaneCode:
+        """Straight-line scalar code of one sample's gradient for the path and SGD kernels, in float64 or float32."""
         names = canonical(self.symbols, list(self._parameter_symbols()), list(self._data_symbols.values()))
         gradient = {f"g{i}": e for i, e in enumerate(self._sample_group("gradient")[0])}
         return LaneCode(
             dim=self.dim,
-            lines=tuple(straight_line(gradient, names)),
+            lines=tuple(straight_line(gradient, names, real)),
             parameters=tuple(self._parameters.values()),
             data=tuple(self.data.values()),
         )

@@ -1,8 +1,7 @@
 """One symbolic definition of a loss and its noise; every compiled form is derived from it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 import sympy as sp
@@ -11,14 +10,14 @@ from sde_sgd import _checks
 from sde_sgd._domain import Domain
 
 from ._codegen import TEMPERATURE, canonical, derivative, straight_line
+from ._definition import Definition
 from ._evaluator import Evaluator, Field
 from ._lanes import LaneCode
-from ._names import check_names
 from ._parser import parse
 from ._roots import stationary_points
 
 
-class Landscape:
+class Landscape(Definition):
     r"""A loss f(x), its diffusion matrix D(x) and an optional circulation: drift b = −∇f + circulation.
 
     The SDE of this package is dx = b dt + √(2T D(x)) dW (Itô), the temperature T > 0 being given later by
@@ -33,6 +32,9 @@ class Landscape:
     circulation : d expressions added to −∇f; may contain the temperature T.
     parameters : mapping name → number; they stay symbols, so that changing them recompiles nothing.
     potential : the exact Φ where e^{−Φ/T} is known to be stationary; may contain T.
+    q : in 2-D, the exact q of j = −Q∇Φ + T div Q with Q = q[[0, 1], [−1, 0]]; may contain T, needs `potential`.
+    known_fixed_points : points with b = 0 in closed form, each d expressions of the parameters (and T).
+    default_temperature : T > 0 that `at_temperature()` takes where none is given.
     domain : mapping variable → (lower, upper) or (lower, upper, "periodic"), or one such entry per variable.
 
     Points x have shape (..., d); results have the same leading shape. All functions are float64.
@@ -41,6 +43,13 @@ class Landscape:
     D follows from the data, use `FiniteSum`. Conventions: Chaudhari & Soatto (2018), eq. (3)–(5), with D not
     containing the batch size.
     """
+
+    # A kind of landscape that sets its own attributes has these until `_annotate` gives others.
+    _circulation: list[sp.Expr] | None = None
+    _potential: sp.Expr | None = None
+    _q: sp.Expr | None = None
+    _known_fixed_points: list[list[sp.Expr]] | None = None
+    default_temperature: float | None = None
 
     def __init__(
         self,
@@ -51,6 +60,9 @@ class Landscape:
         circulation=None,
         parameters=None,
         potential=None,
+        q=None,
+        known_fixed_points=None,
+        default_temperature=None,
         domain=None,
         name=None,
     ):
@@ -59,36 +71,35 @@ class Landscape:
         self._loss = parse(loss, known, "loss")
         self._diffusion = sp.eye(self.dim) if diffusion is None else self._matrix(diffusion, known)
         with_temperature = known | {"T": TEMPERATURE}
-        self._circulation = None
         if circulation is not None:
             parts = _checks.sequence("circulation", circulation, self.dim, "components, one per variable")
             self._circulation = [parse(c, with_temperature, f"circulation[{i}]") for i, c in enumerate(parts)]
         self._potential = None if potential is None else parse(potential, with_temperature, "potential")
         self._check_diffusion()
+        self._annotate(q=q, known_fixed_points=known_fixed_points, default_temperature=default_temperature)
 
     # -- definition ------------------------------------------------------------------------------------------
 
-    def _set_symbols(self, variables, parameters, domain, name) -> None:
-        names = check_names("variable", [variables] if isinstance(variables, str | sp.Symbol) else variables)
-        if not names:
-            raise ValueError("variables is empty; give at least one name")
-        if parameters is not None and not isinstance(parameters, Mapping):
-            raise ValueError(f"parameters must be a mapping from name to number, got {type(parameters).__name__}")
-        values = dict(zip(check_names("parameter", parameters or {}, taken=names), (parameters or {}).values()))
-        self.variables = tuple(names)
-        self._parameters = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
-        self.domain = Domain.parse(domain, self.variables)
-        self.name = name or type(self).__name__.lower()
-        self._symbols = {n: sp.Symbol(n, real=True) for n in (*names, *self._parameters)}
-        self._cache: dict[str, Any] = {}
-
-    @property
-    def parameters(self) -> Mapping[str, float]:
-        """The values of the parameters; `with_parameters` makes a landscape with others."""
-        return MappingProxyType(self._parameters)
-
-    def _known(self) -> dict[str, sp.Symbol]:
-        return dict(self._symbols)
+    def _annotate(self, *, q=None, known_fixed_points=None, default_temperature=None) -> Self:
+        """Set what is known beside the potential; the landscape itself, for use where it is made."""
+        if default_temperature is not None:
+            self.default_temperature = _checks.positive("default_temperature", default_temperature)
+        if q is not None:
+            if self.dim != 2:
+                raise ValueError(f"q is the one entry of Q in two dimensions, {self.name} has {self.dim}; leave it out")
+            if self._potential is None:
+                raise ValueError("q says what the remainder j = −Q∇Φ + T div Q is; give the potential Φ too")
+            self._q = parse(q, self._known() | {"T": TEMPERATURE}, "q")
+        if known_fixed_points is not None:
+            points = known_fixed_points
+            if isinstance(points, str) or not hasattr(points, "__len__") or not len(points):
+                raise ValueError("known_fixed_points must be a sequence of points, at least one; or leave it out")
+            known = {k: self._symbols[k] for k in self._parameters} | {"T": TEMPERATURE}
+            self._known_fixed_points = []
+            for i, point in enumerate(points):
+                point = _checks.sequence(f"known_fixed_points[{i}]", point, self.dim, "coordinates")
+                self._known_fixed_points.append([parse(e, known, f"known_fixed_points[{i}]") for e in point])
+        return self
 
     def _matrix(self, diffusion, known) -> sp.Matrix:
         rows = diffusion.tolist() if isinstance(diffusion, sp.MatrixBase | np.ndarray) else diffusion
@@ -121,48 +132,8 @@ class Landscape:
                     "D is a covariance, so all must be >= 0"
                 )
 
-    @property
-    def dim(self) -> int:
-        return len(self.variables)
-
-    @property
-    def symbols(self) -> tuple[sp.Symbol, ...]:
-        """The variables as SymPy symbols."""
-        return tuple(self._symbols[v] for v in self.variables)
-
-    def _parameter_symbols(self) -> dict[sp.Symbol, float]:
-        return {self._symbols[k]: v for k, v in self._parameters.items()}
-
-    def with_parameters(self, **values: float) -> "Landscape":
-        """The same landscape with some parameters changed; path kernels are not recompiled."""
-        unknown = [k for k in values if k not in self.parameters]
-        if unknown:
-            raise ValueError(
-                f"{self.name} has no parameter {unknown[0]!r}"
-                f"{_checks.nearest(unknown[0], list(self.parameters))}; "
-                f"it has: {', '.join(self.parameters) or 'none'}"
-            )
-        other = object.__new__(type(self))
-        other.__dict__ |= self.__getstate__()
-        other._cache = {}
-        changed = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
-        other._parameters = self._parameters | changed
-        other._check_diffusion()
-        return other
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k != "_cache"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state
-        self._cache = {}
-
-    def __repr__(self) -> str:
-        settings = "".join(f", {k}={v:g}" for k, v in self.parameters.items())
-        return f"<{type(self).__name__} {self.name}({', '.join(self.variables)}{settings})>"
-
     def latex(self) -> dict[str, str]:
-        """LaTeX of the definition: loss, gradient, diffusion, and circulation and potential where there are any."""
+        """LaTeX of the definition: loss, gradient, diffusion, and circulation, potential and q where there are any."""
         parts = {
             "loss": self._loss,
             "gradient": sp.Matrix(self._group("gradient")[0]),
@@ -172,6 +143,8 @@ class Landscape:
             parts["circulation"] = sp.Matrix(self._circulation)
         if self._potential is not None:
             parts["potential"] = self._potential
+        if self._q is not None:
+            parts["q"] = self._q
         return {k: sp.latex(v) for k, v in parts.items()}
 
     # -- evaluation ------------------------------------------------------------------------------------------
@@ -255,6 +228,57 @@ class Landscape:
             return None
         return self.evaluator().potential(self._points(x), _temperature(temperature))
 
+    def _exact(self, name: str, x, temperature: float | None) -> np.ndarray:
+        """What is known in closed form, by name; apart from `_group`, which a finite sum has its own of."""
+        if "exact" not in self._cache:
+            self._cache["exact"] = Field(np, self.symbols, self._parameter_symbols(), self._exact_group)
+        return self._cache["exact"](name, x, temperature)
+
+    def _exact_group(self, name: str) -> tuple[list[sp.Expr], tuple[int, ...]]:
+        match name:
+            case "potential's gradient":
+                return [derivative(self._potential, v, "potential") for v in self.symbols], (self.dim,)
+            case "q":
+                return [self._q], ()
+            case "known fixed points":
+                points = self._known_fixed_points or []
+                return [e for point in points for e in point], (len(points), self.dim)
+        raise KeyError(name)
+
+    def _potential_gradient(self, x: np.ndarray, temperature: float) -> np.ndarray | None:
+        """∇Φ of the exact potential at checked points, or None."""
+        return None if self._potential is None else self._exact("potential's gradient", x, temperature)
+
+    def remainder(self, x, temperature: float) -> np.ndarray | None:
+        """j = b + D∇Φ − T div D of the exact potential: (..., d) → (..., d), or None where Φ is not known.
+
+        j is the current over the density of the steady state, J_ss/ρ_ss; 0 is detailed balance.
+        """
+        x, temperature = self._points(x), _checks.positive("temperature", temperature)
+        slope = self._potential_gradient(x, temperature)
+        if slope is None:
+            return None
+        b, d = self.evaluator().drift_and_diffusion(x, temperature)
+        return b + (d @ slope[..., None])[..., 0] - temperature * self.evaluator().diffusion_divergence(x)
+
+    def q(self, x, temperature: float | None = None) -> np.ndarray | None:
+        """The exact q(x) with j = −Q∇Φ + T div Q, Q = q[[0, 1], [−1, 0]]: (..., 2) → (...), or None.
+
+        (div Q)_i = Σ_j ∂_j Q_ij, so that j = (T ∂_y q − q ∂_yΦ, q ∂_xΦ − T ∂_x q); T q ρ_ss is the stream function.
+        """
+        x, temperature = self._points(x), _temperature(temperature)
+        return None if self._q is None else self._exact("q", x, temperature)
+
+    def known_fixed_points(self, temperature: float | None = None) -> np.ndarray | None:
+        """Points with b(x) = 0 in closed form, (number, d), or None; there may be others: `fixed_points` searches.
+
+        Those that are not real at these parameters are left out.
+        """
+        if self._known_fixed_points is None:
+            return None
+        points = self._exact("known fixed points", np.zeros(self.dim), _temperature(temperature))
+        return points[np.isfinite(points).all(-1)]
+
     def constant_diffusion(self) -> np.ndarray | None:
         """D as a d×d array where it does not depend on x, else None."""
         if self._diffusion.free_symbols & set(self.symbols):
@@ -303,10 +327,17 @@ class Landscape:
             raise ValueError(f"{self.name} has no finite domain; pass box=((lower, upper), …), one pair per variable")
         return domain.lower, domain.upper
 
-    def at_temperature(self, temperature: float):
-        """The `Process` dx = b dt + √(2T D) dW at temperature T > 0."""
+    def at_temperature(self, temperature=None):
+        """The `Process` dx = b dt + √(2T D) dW at T > 0, a number or a schedule; None takes `default_temperature`."""
         from sde_sgd.process import Process
 
+        if temperature is None:
+            temperature = self.default_temperature
+        if temperature is None:
+            raise ValueError(
+                f"{self.name} has no default temperature; pass one, at_temperature(T) with T = η/2b > 0, or use "
+                "sgd_process(learning_rate, batch_size)"
+            )
         return Process.of(self, temperature)
 
     def sgd_process(self, learning_rate: float, batch_size: int):
@@ -323,8 +354,8 @@ class Landscape:
             return None
         return lambda x: self.loss(x) / constant[0, 0]
 
-    def lane_code(self) -> LaneCode:
-        """Straight-line scalar code of drift and diffusion for the path kernels."""
+    def lane_code(self, real: str = "float64") -> LaneCode:
+        """Straight-line scalar code of drift and diffusion for the path kernels, in float64 or float32."""
         names = canonical(self.symbols, list(self._parameter_symbols()))
         drift = {f"b{i}": e for i, e in enumerate(self._group("drift")[0])}
         constant = self.constant_diffusion()
@@ -335,7 +366,7 @@ class Landscape:
         )
         return LaneCode(
             dim=self.dim,
-            lines=tuple(straight_line(drift | diffusion, names)),
+            lines=tuple(straight_line(drift | diffusion, names, real)),
             parameters=tuple(self._parameters.values()),
             constant_diffusion=constant,
         )

@@ -13,6 +13,15 @@ RESERVED = (
     *("loss", "kind", "eigenvalue", "log_ratio", "density", "density_error", "counts", "outside"),
     *("potential", "remainder", "current", "harmonic_current", "divergence_j", "j_dot_grad_potential"),
     *("stream_function", "q"),
+    *("mean", "mean_error", "covariance", "covariance_error", "effective_samples", "variable_2"),
+    *("lag", "lag_time", "lag_covariance", "lag_covariance_error"),
+    *("winding", "angular_velocity", "angular_velocity_error"),
+    *("first_passage", "passage_time", "passage_time_error", "survival", "survival_error", "survival_time", "censored"),
+    *(
+        f"{v}_bias{e}"
+        for v in ("density", "mean", "covariance", "lag_covariance", "angular_velocity")
+        for e in ("", "_error")
+    ),
 )
 
 

@@ -5,10 +5,11 @@ configuration file, so every node is checked before SymPy sees it.
 """
 
 import ast
+import contextlib
 import math
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sympy as sp
 
@@ -54,8 +55,7 @@ def parse(source: Any, symbols: Mapping[str, sp.Symbol], what: str = "expression
     exp log sqrt sin cos tan sinh cosh tanh atan erf erfc abs, constant exponents beyond ±32,
     constants beyond 1e±100 or not real and finite, text longer than 4000 characters.
     """
-    shown = repr(source)[:80] if isinstance(source, str) else type(source).__name__
-    try:
+    with _named_faults(source, what):
         if isinstance(source, str):
             expression = _Reader(source, symbols, what).read()
         elif isinstance(source, sp.Basic):
@@ -65,9 +65,37 @@ def parse(source: Any, symbols: Mapping[str, sp.Symbol], what: str = "expression
         else:
             raise ValueError(f"{what}: expected a string, a number or a SymPy expression, got {type(source).__name__}")
         _check_result(expression, what)
-    except (TypeError, OverflowError, RecursionError, MemoryError, ZeroDivisionError):
-        raise ValueError(f"{what}: {shown} is not a finite real expression") from None
     return expression
+
+
+class Condition(NamedTuple):
+    """Inequalities φ_k > 0 (φ_k ≥ 0 where not strict) joined by and, or. A negation is pushed down into them."""
+
+    levels: tuple[sp.Expr, ...]
+    strict: tuple[bool, ...]
+    tree: Any  # the index of an inequality, or ("and" | "or", tree, tree, …)
+
+
+def parse_condition(text: str, symbols: Mapping[str, sp.Symbol], what: str = "condition") -> Condition:
+    """The inequalities of a string such as "-1 < x < 1 and not y > 0", over the given symbols only.
+
+    < <= > >= between expressions that `parse` reads, joined by and, or, not, or by & | ~ with each inequality in
+    parentheses. Raises ValueError as `parse` does, and for == and !=, or where nothing is compared.
+    """
+    with _named_faults(text, what):
+        condition = _ConditionReader(text, symbols, what).read_condition()
+        for level in condition.levels:
+            _check_result(level, what)
+    return condition
+
+
+@contextlib.contextmanager
+def _named_faults(source: Any, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, OverflowError, RecursionError, MemoryError, ZeroDivisionError):
+        shown = repr(source)[:80] if isinstance(source, str) else type(source).__name__
+        raise ValueError(f"{what}: {shown} is not a finite real expression") from None
 
 
 def _unknown(name: str, symbols: Mapping[str, sp.Symbol], what: str) -> ValueError:
@@ -162,6 +190,8 @@ def _adopt(expression: sp.Basic, symbols: Mapping[str, sp.Symbol], what: str) ->
 
 
 class _Reader:
+    kind = "an expression"
+
     def __init__(self, text: str, symbols: Mapping[str, sp.Symbol], what: str):
         self.text, self.symbols, self.what = text, symbols, what
 
@@ -169,15 +199,19 @@ class _Reader:
         return ValueError(f"{self.what}: {why} in {self.text[:80]!r}")
 
     def read(self) -> sp.Expr:
+        return self.visit(self.tree(), 0)
+
+    def tree(self) -> ast.expr:
+        """The syntax tree of the text, of bounded length."""
         if len(self.text) > MAX_LENGTH:
             raise ValueError(f"{self.what}: {len(self.text)} characters, at most {MAX_LENGTH} are read")
         try:
             tree = ast.parse(self.text.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise self.refuse("not an expression") from None
+            raise self.refuse(f"not {self.kind}") from None
         if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
             raise self.refuse(f"more than {MAX_NODES} terms")
-        return self.visit(tree.body, 0)
+        return tree.body
 
     def visit(self, node: ast.expr, depth: int) -> sp.Expr:
         # A chain a + b + … or a * b * … is left-nested: its length is bounded by MAX_NODES, not by the depth.
@@ -212,3 +246,55 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name)):
                 raise self.refuse(f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}")
         raise self.refuse(f"{type(node).__name__} is not allowed")
+
+
+_WORDS = {ast.BitAnd: ("&", "and"), ast.BitOr: ("|", "or"), ast.Invert: ("~", "not")}  # which bind less tightly
+
+
+class _ConditionReader(_Reader):
+    kind = "a condition (inequalities joined by and, or, not)"
+
+    def read_condition(self) -> Condition:
+        self.found: list[tuple[sp.Expr, bool]] = []
+        joined = self.condition(self.tree(), 0, False)
+        return Condition(tuple(level for level, _ in self.found), tuple(strict for _, strict in self.found), joined)
+
+    def condition(self, node: ast.expr, depth: int, negated: bool) -> Any:
+        deeper = depth if isinstance(node, ast.BinOp) else depth + 1  # a & b & … is left-nested, as a + b + …
+        if deeper > MAX_DEPTH:
+            raise self.refuse(f"more than {MAX_DEPTH} levels of nesting")
+        match node:
+            case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):
+                return self.condition(operand, deeper, not negated)
+            case ast.BoolOp() | ast.BinOp(op=ast.BitAnd() | ast.BitOr()):
+                values = node.values if isinstance(node, ast.BoolOp) else [node.left, node.right]
+                both = isinstance(node.op, ast.And | ast.BitAnd) != negated
+                return _join(both, [self.condition(value, deeper, negated) for value in values])
+            case ast.Compare(left=left, ops=operators, comparators=others):
+                sides = [self.visit(side, deeper) for side in (left, *others)]
+                return _join(not negated, [self.inequality(*p, negated) for p in zip(operators, sides, sides[1:])])
+        self.visit(node, depth)  # names what is wrong in it, if anything else is
+        raise self.refuse(f"{ast.unparse(node)[:60]!r} is compared with nothing (write an inequality, … > 0 say)")
+
+    def inequality(self, operator: ast.cmpop, left: sp.Expr, right: sp.Expr, negated: bool) -> int:
+        if not isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+            raise self.refuse("a comparison other than < <= > >= (a set where two sides are equal has no volume)")
+        above = isinstance(operator, ast.Gt | ast.GtE) != negated
+        strict = isinstance(operator, ast.Lt | ast.Gt) != negated
+        self.found.append((left - right if above else right - left, strict))
+        return len(self.found) - 1
+
+    def visit(self, node: ast.expr, depth: int) -> sp.Expr:
+        if (operator := type(getattr(node, "op", None))) in _WORDS:
+            sign, word = _WORDS[operator]
+            raise self.refuse(f"{sign!r} binds tighter than < (put inequalities in parentheses, or write {word!r})")
+        if isinstance(node, ast.Compare | ast.BoolOp) or operator is ast.Not:
+            raise self.refuse("an inequality stands where a number is expected (join inequalities by and, or, not)")
+        return super().visit(node, depth)
+
+
+def _join(both: bool, parts: Sequence) -> Any:
+    """The parts joined by "and" (both) or "or"; joints of the same word are merged."""
+    word = "and" if both else "or"
+    flat = [t for part in parts for t in (part[1:] if isinstance(part, tuple) and part[0] == word else [part])]
+    return flat[0] if len(flat) == 1 else (word, *flat)

@@ -1,5 +1,6 @@
 """All zeros of a smooth field in a box: Newton from a lattice of starts, merged and classified."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,9 +30,15 @@ def stationary_points(
     size = float(np.linalg.norm(upper - lower))
     with np.errstate(all="ignore"):
         x, last_move = _newton(field, jacobian, x, 1e-14 * size)
+    # What leaves through a periodic side comes back through the other; a root on a side may be found just outside.
+    wraps = np.isfinite(period)
+    with np.errstate(invalid="ignore"):
+        x = np.where(wraps, lower + np.mod(x - lower, np.where(wraps, period, 1.0)), x)
+    x = np.where(np.abs(x - np.clip(x, lower, upper)) <= 1e-12 * size, np.clip(x, lower, upper), x)
     # The distance to the root is what Newton's last step says, whatever the units of the field.
     good = (last_move <= 1e-7 * size) & ((x >= lower) & (x <= upper)).all(-1)
     roots = _merge(x[good], last_move[good], 1e-5 * size, period)
+    roots = roots[_smooth(field, roots, size)]
     data: dict = {name: ("point", roots[:, i]) for i, name in enumerate(variables)}
     data |= {name: ("point", function(roots)) for name, function in extra.items()}
     found = [_classify(jacobian, root, 1e-4 * size, symmetric) for root in roots]
@@ -77,11 +84,24 @@ def _merge(x: np.ndarray, error: np.ndarray, radius: float, period: np.ndarray) 
     return np.array(roots).reshape(-1, x.shape[-1])
 
 
+def _smooth(field: Callable, roots: np.ndarray, size: float) -> np.ndarray:
+    """True where the field falls towards the root from every side, as it does at a zero of a smooth one.
+
+    Along a single line it may vanish at a point where it is infinite otherwise: the gradient of x²/(x² + y²) at 0.
+    """
+    sides = np.array([s for s in itertools.product((-1.0, 0.0, 1.0), repeat=roots.shape[-1]) if any(s)])
+    with np.errstate(all="ignore"):
+        near, far = (np.linalg.norm(field(roots[:, None] + reach * size * sides), axis=-1) for reach in (1e-7, 1e-6))
+    near, far = np.where(np.isnan(near), 0.0, near), np.where(np.isnan(far), 0.0, far)  # undefined on that side
+    return near.max(-1, initial=0.0) <= 2.0 * far.max(-1, initial=0.0)
+
+
 def _classify(jacobian: Callable, root: np.ndarray, reach: float, symmetric: bool) -> tuple[np.ndarray, str]:
     """Eigenvalues, ascending, and the kind of a root.
 
     It is degenerate where the smallest eigenvalue is less than what it changes within `reach` along its own
-    direction: then its sign says nothing, as at the inflection of x³ or the flat bottom of x⁴.
+    direction, or than the rounding of the largest: then its sign says nothing, as at the inflection of x³, the flat
+    bottom of x⁴, or anywhere on a curve of zeros.
     """
     slope = jacobian(root)
     values, vectors = np.linalg.eigh(slope) if symmetric else np.linalg.eig(slope)
@@ -90,7 +110,8 @@ def _classify(jacobian: Callable, root: np.ndarray, reach: float, symmetric: boo
     along = vectors[:, least].real
     along = along / max(float(np.linalg.norm(along)), 1e-300)
     around = [along @ jacobian(root + sign * reach * along) @ along for sign in (-1, 1)]
-    if max(abs(float(b - along @ slope @ along)) for b in around) >= abs(real[least]):
+    change = max(abs(float(b - along @ slope @ along)) for b in around)
+    if max(change, 1e-14 * float(np.abs(values).max())) >= abs(real[least]):
         kind = "degenerate"
     else:
         low, mixed, high = ("minimum", "saddle", "maximum") if symmetric else ("stable", "saddle", "unstable")

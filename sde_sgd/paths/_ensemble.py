@@ -1,41 +1,334 @@
-"""Runs a generated kernel over chunks of paths with threads above it; one driver for Langevin paths and SGD.
+"""Runs a kernel over groups of paths with threads above it; one driver for Langevin paths, SGD and exit times.
 
-Results cannot depend on threads, chunks or on what is saved: a path's numbers depend on (seed, path, step) alone,
-every chunk runs all its lanes, and what threads add up are integers.
+Results cannot depend on threads, chunks, groups, interruptions or what is saved: a path's numbers depend on (seed,
+path, step) alone, every chunk runs all its lanes, threads add up integers only, and sums are taken in path order.
 """
 
 import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import ModuleType
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import xarray as xr
 from numba.core.errors import NumbaError
 
 from sde_sgd import _checks, _memory
 from sde_sgd._domain import Domain
 from sde_sgd.errors import Diverged
+from sde_sgd.landscapes._lanes import LaneCode
 
-from ._generate import LANES
-from ._histogram import Histogram
+from ._checkpoint import Checkpoint, described
+from ._frame import LANES, Kernel, Part
+from ._kernel_cache import load
 
-MAX_STEPS = 2**32
+MAX_STEPS = 2**32 - 1  # of the random numbers' counter
 _SEGMENT_SECONDS = 0.25  # how often a long run reports progress and can be interrupted
+_GROUP_BYTES = 2**26  # state of the paths that are advanced together
+
+
+class Progress(Protocol):
+    """What a long run calls several times a second: `progress(done, total)`, in steps."""
+
+    def __call__(self, done: int, total: int, /) -> object: ...
+
+
+class Tally(Protocol):
+    """An observable at work in a run: its part of the kernel, and what becomes of the part's sums and counters.
+
+    `fold(sums, places)` receives the sums (rows of the part, paths) of finished paths and their places in the run, in
+    order; `count(counts)` what the counters (blocks, cells) gathered since the last call. `arrays` hold all it knows,
+    for checkpoints; they are changed in place.
+    """
+
+    part: Part
+    arrays: list[np.ndarray]
+
+    def fold(self, sums: np.ndarray, places: np.ndarray) -> None: ...
+
+    def count(self, counts: np.ndarray) -> None: ...
+
+    def dataset(self) -> xr.Dataset: ...
 
 
 @dataclass
 class Ensemble:
-    """What a run produced.
+    """What a run produced: the final `state` (paths, d) or None; `saved` (rows, d, paths), the start first, or None;
+    `rows`, the final values (paths,) of the rows the run was given starts for."""
 
-    The final `state` (paths, d); `saved` (rows, d, paths), the start first, or None; `counts` (blocks, cells + 1).
+    state: np.ndarray | None
+    saved: np.ndarray | None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """Everything a run is: the kernel, its numbers and how long; `execute` makes it happen.
+
+    `schedule(first, count)` gives the per-step numbers (rows, count + 1) of steps first … first + count. `every` = k
+    saves every k-th state; `keep` the final one. `retired(columns, done)` says after each segment which paths need no
+    further steps; segments of `longest` steps at most. They end at steps (of the random numbers) that are multiples of
+    `align`; `workspace` are the bytes a thread needs besides. `rows` start rows of the kernel beyond X0…, by name
+    (paths,), and are returned; the others start at 0. `question` is what else tells this run from another's checkpoint.
     """
 
+    kernel: Kernel
+    lane: LaneCode
+    start: np.ndarray
+    domain: Domain
+    steps: int
+    schedule: Callable[[int, int], np.ndarray]
+    seed: int
+    every: int | None = None
+    keep: bool = True
+    tallies: Sequence[Tally] = ()
+    first_path: int = 0
+    first_step: int = 0
+    threads: int | None = None
+    progress: Progress | None = None
+    checkpoint: str | os.PathLike | None = None
+    what: str = "path"
+    retired: Callable[["Columns", int], np.ndarray] | None = None
+    longest: int = MAX_STEPS
+    align: int = 1
+    workspace: int = 0
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    question: Sequence = ()
+    _tasks: list = field(default_factory=list, init=False)
+
+    def execute(self) -> Ensemble:
+        """Advance all paths; raise Diverged naming the path that left first and its step."""
+        paths, dim = self.start.shape
+        self._workers = cores() if self.threads is None else _checks.whole("threads", self.threads, 1)
+        _checks.function("progress", self.progress)
+        real = np.dtype(self.kernel.real)
+        rows = 0 if self.every is None else self.steps // self.every + 1
+        width = len(self.kernel.rows) * real.itemsize + len(self.kernel.sums) * 8 + 8
+        group = min(-(-paths // LANES), max(4096 // LANES, _GROUP_BYTES // width // LANES)) * LANES
+        cells = sum(part.counters[0] * part.counters[1] for part in self.kernel.parts)
+        _memory.refuse_beyond(
+            real.itemsize * paths * (dim * (rows + (2 if self.keep else 0)) + len(self.rows))
+            + 2.0 * width * group
+            + 8.0 * (6 + self._workers) * cells
+            + self._workers * self.workspace,
+            "this run",
+            "save fewer steps (save_every), run fewer paths, or count a coarser histogram",
+        )
+        self._module = load(self.kernel.source, self.lane)
+        self._key = key_of(self.seed)
+        self._saved = np.empty((rows, dim, paths), real)
+        self._saved[:1] = self.start.T
+        self._final = np.empty((dim, paths if self.keep else 0), real)
+        self._rows = {name: np.empty(paths, real) for name in self.rows}
+        self._span = np.where(self.domain.periodic, self.domain.upper - self.domain.lower, 1.0).astype(real)
+        self._low = np.where(self.domain.periodic, self.domain.lower, 0.0).astype(real)
+        self._parameters = np.array([*self.lane.parameters, 0.0])
+        groups = [(low, min(low + group, paths)) for low in range(0, paths, group)]
+        store = Checkpoint(self.checkpoint, self._fingerprint) if self.checkpoint is not None else None
+        begun, done, columns = 0, 0, None
+        if store is not None and (kept := store.load(self._arrays())) is not None:
+            begun, done, columns = kept
+        with ThreadPoolExecutor(self._workers) as pool:
+            for index in range(begun, len(groups)):
+                columns = columns or self._columns(*groups[index])
+                self._advance(pool, columns, done, index, len(groups), store)
+                done, columns = 0, None
+        if store is not None:
+            store.remove()
+        return Ensemble(
+            self._final.T.copy() if self.keep else None, self._saved if self.every is not None else None, self._rows
+        )  # fmt: skip
+
+    # -- one group -------------------------------------------------------------------------------------------
+
+    def _columns(self, low: int, high: int) -> "Columns":
+        """The paths low … high − 1 of the run at their start."""
+        real, padded = self.kernel.real, -(-(high - low) // LANES) * LANES
+        state = np.zeros((len(self.kernel.rows), padded), real)
+        state[: self.start.shape[1], : high - low] = self.start[low:high].T
+        for name, values in self.rows.items():
+            state[self.kernel.row(name), : high - low] = values[low:high]
+        columns = Columns(state, np.zeros((len(self.kernel.sums), padded)), np.arange(low, high), low)
+        columns.pad(self.first_path)
+        return columns
+
+    def _advance(self, pool, columns: "Columns", done: int, index: int, groups: int, store) -> None:
+        count, began = 1, time.perf_counter()
+        written = began
+        while done < self.steps and len(columns.places):
+            count = min(count + -(self.first_step + done + count) % self.align, self.steps - done)
+            interrupted = self._segment(pool, columns, done, count)
+            done += count
+            if self.retired is not None:
+                gone = self.retired(columns, done)
+                if gone.any():
+                    self._count(columns)
+                    self._tasks = []
+                    self._fold(columns, gone)
+                    columns.drop(gone)
+                    columns.pad(self.first_path)
+            if self.progress is not None and not interrupted:
+                self.progress(index * self.steps + done, groups * self.steps)
+            elapsed, began = time.perf_counter() - began, time.perf_counter()
+            pace = min(4.0, max(0.25, _SEGMENT_SECONDS / max(elapsed, 1e-6)))
+            count = min(self.longest, max(1, int(count * pace)))
+            if store is not None and (interrupted or began - written > store.seconds):
+                self._count(columns)
+                store.save(index, done, columns, self._arrays())
+                written = began
+            if interrupted:
+                raise KeyboardInterrupt(
+                    f"stopped after {done} of {self.steps} steps"
+                    + (f"; the same call goes on from {store.path}" if store is not None else "")
+                )
+        self._count(columns)
+        self._tasks = []
+        self._fold(columns, np.ones(len(columns.places), bool))
+        if self.progress is not None and done < self.steps:  # all paths retired early
+            self.progress((index + 1) * self.steps, groups * self.steps)
+
+    def _segment(self, pool, columns: "Columns", done: int, count: int) -> bool:
+        """`count` steps of every path; True where the user interrupted, who waits for the segment's end."""
+        tasks = self._split(columns)
+        schedule = np.ascontiguousarray(self.schedule(done, count), dtype=np.float64)
+        futures = [pool.submit(self._call, columns, task, schedule, done, count) for task in tasks]
+        interrupted = False
+        while True:
+            try:
+                wait(futures)
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+        for future in futures:
+            try:
+                future.result()
+            except NumbaError as fault:
+                reason = str(fault).strip().splitlines()[0]
+                raise ValueError(f"a function of this process cannot be compiled by Numba: {reason}") from fault
+        left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
+        if left:
+            step, path = min(left)
+            raise Diverged(
+                f"{self.what} {path} diverged at step {step}: a coordinate became NaN or left every bound "
+                f"({'1e100' if self.kernel.real == 'float64' else '1e30 in float32'}). Take a smaller step or "
+                "learning rate; NaN also comes from a loss undefined there or a D that is not positive semi-definite",
+                path=path,
+                step=step,
+            )
+        return interrupted
+
+    def _call(self, columns: "Columns", task: "_Task", schedule: np.ndarray, done: int, count: int) -> None:
+        extra: list = []
+        for part, counter in zip(self.kernel.parts, task.counters):
+            extra += part.values
+            if counter is not None:
+                extra += [counter, task.first_block(part, self.start.shape[0], columns)]
+        self._module.kernel(
+            columns.state, columns.kept, columns.ids, task.first, task.last, len(columns.places), len(self.start),
+            columns.offset, self.first_step, done, count, self.every or 0, self._saved, schedule, self._low, self._span,
+            task.failure, *self._key, self._parameters, *extra,
+        )  # fmt: skip
+
+    def _split(self, columns: "Columns") -> list["_Task"]:
+        """Contiguous ranges of chunks, one per thread, each with its own counters for the blocks it touches."""
+        if self._tasks:
+            return self._tasks
+        chunks = columns.state.shape[1] // LANES
+        edges = np.linspace(0, chunks, min(self._workers, chunks) + 1).astype(int)
+        self._tasks = []
+        for first, last in itertools.pairwise(map(int, edges)):
+            task = _Task(first, last)
+            for part in self.kernel.parts:
+                blocks, cells = part.counters
+                low = task.first_block(part, len(self.start), columns)
+                high = (columns.offset + min(last * LANES, len(columns.places)) - 1) * blocks // len(self.start)
+                task.counters.append(np.zeros((high - low + 1, cells), np.int64) if part.counter else None)
+            self._tasks.append(task)
+        return self._tasks
+
+    def _count(self, columns: "Columns") -> None:
+        """Hand what the threads counted to the tallies."""
+        for tally in self.tallies:
+            part = tally.part
+            if part.counter:
+                counts = np.zeros(part.counters, np.int64)
+                for task in self._tasks:
+                    mine = task.counters[self.kernel.parts.index(part)]
+                    low = task.first_block(part, len(self.start), columns)
+                    counts[low : low + len(mine)] += mine
+                    mine[:] = 0
+                tally.count(counts)
+
+    def _fold(self, columns: "Columns", which: np.ndarray) -> None:
+        """Keep the final states of the chosen paths, and hand what they summed to the tallies."""
+        places, kept = columns.places[which], columns.kept[:, : len(columns.places)][:, which]
+        final = columns.state[:, : len(columns.places)][:, which]
+        if self.keep:
+            self._final[:, places] = final[: len(self._final)]
+        for name, values in self._rows.items():
+            values[places] = final[self.kernel.row(name)]
+        for tally in self.tallies:
+            tally.fold(kept[self.kernel.sums_of(tally.part)], places)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _arrays(self) -> list[np.ndarray]:
+        """All arrays that hold results so far."""
+        counted = [array for tally in self.tallies for array in tally.arrays]
+        return [self._final, self._saved, *self._rows.values(), *counted]
+
+    def _fingerprint(self) -> list:
+        """What must be equal for a checkpoint to belong to this run."""
+        probe = np.unique(np.linspace(0, self.steps - 1, 1000).astype(np.int64))
+        return [
+            self.kernel.source, self.start, self.steps, self.seed, self.every, self.keep, self.first_path,
+            self.first_step, self._parameters, self._low, self._span, *(self.schedule(int(k), 1) for k in probe),
+            self.schedule(0, min(self.steps, 2**20)), *map(described, self.lane.functions.values()), *self.question,
+            *self.rows, *self.rows.values(), *(value for part in self.kernel.parts for value in part.values),
+        ]  # fmt: skip
+
+
+@dataclass
+class Columns:
+    """The paths that are advanced together: `state` and `kept` (rows, padded paths), `ids` for the random numbers."""
+
     state: np.ndarray
-    saved: np.ndarray | None
-    counts: np.ndarray | None
+    kept: np.ndarray
+    places: np.ndarray
+    offset: int
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def pad(self, first_path: int) -> None:
+        """Fill the spare lanes of the last chunk, which run along and are dropped, with copies of the first path."""
+        used = len(self.places)
+        self.ids = np.zeros(self.state.shape[1], np.uint64)
+        if used:
+            self.ids[:used] = self.places + first_path
+            self.state[:, used:], self.kept[:, used:] = self.state[:, :1], self.kept[:, :1]
+            self.ids[used:] = self.ids[0]
+
+    def drop(self, gone: np.ndarray) -> None:
+        """Close the gaps of the paths that are `gone`."""
+        stay = np.flatnonzero(~gone)
+        padded = -(-len(stay) // LANES) * LANES
+        columns = np.concatenate([stay, np.zeros(padded - len(stay), np.int64)])
+        self.places = self.places[stay]
+        self.state = np.ascontiguousarray(self.state[:, columns])
+        self.kept = np.ascontiguousarray(self.kept[:, columns])
+
+
+@dataclass
+class _Task:
+    first: int
+    last: int
+    counters: list = field(default_factory=list)
+    failure: np.ndarray = field(default_factory=lambda: np.full(2, -1, np.int64))
+
+    def first_block(self, part: Part, paths: int, columns: Columns) -> int:
+        return (columns.offset + self.first * LANES) * part.counters[0] // paths
 
 
 def cores() -> int:
@@ -59,151 +352,3 @@ def starts(start, paths: int, dim: int, domain: Domain) -> np.ndarray:
         )
     domain.check("start", x)
     return np.broadcast_to(x, (paths, dim))
-
-
-def outputs(
-    save_every: int | None, observables: Histogram | None, domain: Domain, paths: int, steps: int
-) -> tuple[int | None, Histogram | None]:
-    """What a run is to keep, checked."""
-    if save_every is not None:
-        save_every = _checks.whole("save_every", save_every, 1, steps)
-    if observables is not None:
-        _checks.instance("observables", observables, Histogram).check(domain, paths, steps)
-    return save_every, observables
-
-
-def run(
-    module: ModuleType,
-    arguments: Sequence,
-    *,
-    start: np.ndarray,
-    domain: Domain,
-    steps: int,
-    every: int | None,
-    histogram: Histogram | None,
-    seed: int,
-    parameters: Sequence[float],
-    threads: int | None,
-    progress: Callable[[int, int], None] | None,
-    what: str = "path",
-) -> Ensemble:
-    """Advance all paths; raise Diverged naming the path that left first and its step.
-
-    `arguments` are the kernel's own, after the common ones (see `_generate`).
-    """
-    paths, dim = start.shape
-    threads = cores() if threads is None else _checks.whole("threads", threads, 1)
-    _checks.function("progress", progress)
-    rows = 0 if every is None else steps // every + 1
-    cells = 1 if histogram is None else histogram.grid.size
-    blocks = 1 if histogram is None else histogram.blocks
-    chunks = -(-paths // LANES)
-    _memory.refuse_beyond(
-        # counters of the tasks, their sum, and the densities made of it
-        8.0 * (dim * (rows * paths + 2 * chunks * LANES) + (6 * blocks + threads) * cells),
-        "this run",
-        "save fewer steps (save_every), run fewer paths, or count a coarser histogram",
-    )
-    state = np.zeros((dim, chunks * LANES))
-    state[:, :paths] = start.T
-    state[:, paths:] = state[:, :1]  # spare lanes of the last chunk run along and are dropped
-    saved = np.empty((rows, dim, paths))
-    saved[:1] = start.T
-    if histogram is None:
-        bins = (np.zeros(dim), np.ones(dim), np.ones(dim), 0, 0)
-    else:
-        grid = histogram.grid
-        bins = (
-            np.asarray(grid.lower, float),
-            1.0 / np.asarray(grid.spacing, float),
-            np.asarray(grid.shape, float),
-            histogram.burn_in,
-            histogram.every,
-        )
-    span = np.where(domain.periodic, domain.upper - domain.lower, 1.0)
-    low = np.where(domain.periodic, domain.lower, 0.0)
-    key = key_of(seed)
-    values = np.array([*parameters, 0.0])
-    tasks = _split(chunks, threads, paths, blocks, cells)
-
-    def advance(task: "_Task", first_step: int, count: int, first_row: int) -> None:
-        module.kernel(
-            state,
-            task.first,
-            task.last,
-            paths,
-            first_step,
-            count,
-            every or 0,
-            saved[first_row:],
-            low,
-            span,
-            *bins,
-            blocks,
-            task.first_block,
-            task.counts,
-            task.failure,
-            *key,
-            values,
-            *arguments,
-        )
-
-    done, count, began = 0, 1, time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
-        while done < steps:
-            count = min(count, steps - done)
-            first_row = 0 if every is None else 1 + done // every
-            try:
-                list(pool.map(lambda t, k=done, n=count, r=first_row: advance(t, k, n, r), tasks))
-            except NumbaError as fault:
-                reason = str(fault).strip().splitlines()[0]
-                raise ValueError(f"a function of this process cannot be compiled by Numba: {reason}") from fault
-            left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
-            if left:
-                step, path = min(left)
-                raise Diverged(
-                    f"{what} {path} diverged at step {step}: a coordinate became NaN or exceeded 1e100. "
-                    "Take a smaller step or learning rate; NaN also comes from a loss undefined there "
-                    "or a D that is not positive semi-definite",
-                    path=path,
-                    step=step,
-                )
-            done += count
-            if progress is not None:
-                progress(done, steps)
-            elapsed, began = time.perf_counter() - began, time.perf_counter()
-            count = max(1, int(count * min(4.0, max(0.25, _SEGMENT_SECONDS / max(elapsed, 1e-6)))))
-    counts = None
-    if histogram is not None:
-        counts = np.zeros((blocks, cells + 1), np.int64)
-        for task in tasks:
-            counts[task.first_block : task.first_block + len(task.counts)] += task.counts
-    return Ensemble(state[:, :paths].T.copy(), saved if every is not None else None, counts)
-
-
-@dataclass
-class _Task:
-    first: int
-    last: int
-    first_block: int
-    counts: np.ndarray
-    failure: np.ndarray
-
-
-def _split(chunks: int, threads: int, paths: int, blocks: int, cells: int) -> list[_Task]:
-    """Contiguous ranges of chunks, one per thread, each with its own counters for the blocks it touches."""
-    edges = np.linspace(0, chunks, min(threads, chunks) + 1).astype(int)
-    tasks = []
-    for first, last in itertools.pairwise(edges):
-        low = first * LANES * blocks // paths
-        high = (min(last * LANES, paths) - 1) * blocks // paths
-        tasks.append(
-            _Task(
-                int(first),
-                int(last),
-                int(low),
-                np.zeros((int(high - low) + 1, cells + 1), np.int64),
-                np.full(2, -1, np.int64),
-            )
-        )
-    return tasks

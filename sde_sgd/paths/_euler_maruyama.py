@@ -1,10 +1,11 @@
 """Euler–Maruyama: x' = x + h b(x) + √(2T h) L(x) ξ with L Lᵀ = D, ξ ~ N(0, I)."""
 
+from ._model import Model
 from ._scheme import Scheme
 
 
-def _update(i: int) -> str:
-    return f"x{i} + h * b{i} + n{i}"
+def _lanes(model: Model) -> list[str]:
+    return [*model.evaluate, *model.noise(), *model.each("y{i} = x{i} + h * b{i} + n{i}")]
 
 
 EULER_MARUYAMA = Scheme(
@@ -13,8 +14,7 @@ EULER_MARUYAMA = Scheme(
     strong_order_additive=1.0,
     weak_order=1.0,
     measure_order=1.0,
-    noise=("constant", "general"),
-    normals=1,
+    noise=("constant", "diagonal", "general"),
     source="Maruyama (1955)",
-    update=_update,
+    lanes=_lanes,
 )

@@ -1,0 +1,242 @@
+"""The frame of every path kernel: parts of text put together into one module.
+
+A kernel advances chunks of LANES paths, structure of arrays in one work buffer per chunk (one base address: LLVM then
+needs no aliasing checks), one inner lane loop per task and no branch in it. Steppers, walls, exits and observables are
+`Part`s: what they keep per path, what they read, and their lines of each step.
+
+A line names a row of lane j as X0[j]; y0 is a lane's local. The lines of a stepper for many variables loop over the
+components instead: component i of X is `work[at_X0 + i, j]`, and the text does not grow with their number.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ._kernel_cache import HEADER, fragment
+
+LANES = 64
+BOUND = 1e100  # a coordinate beyond this, or NaN, counts as diverged; float32: beyond 1e30
+BOUND_32 = 1e30
+
+_ARGUMENTS = (
+    "state, kept, ids, first, last, paths, total, offset, first_step, done, steps, every, saved, schedule, low, span, "
+    "failure, key0, key1, parameters"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a kernel.
+
+    `rows` per path, of the kernel's float type, and `sums`, float64, survive from segment to segment; `scratch` rows
+    live within a chunk. A table (name, n) is n more sums without a name each, `tally[at_name + i, j]`. `arguments` are
+    further kernel arguments, whose `values` are passed in this order.
+    Lines: `setup` once per call; `begin` once per chunk, its rows loaded; `step` each step, before the lane loop in
+    which `lanes` compute y0… from x0… (its other locals may be read by later parts); a stepper of many variables has
+    instead `loops`, step lines that fill the rows y0… from the rows X0…; `after` each step once X0… hold
+    the new state. They may read `step` (of the random numbers), `count` (steps done since the run began, this one
+X of an int64 array that each thread has for itself, passed as the argument
+    `counter`, summed afterwards. `fragments` names text to paste in.
+    """
+
+    rows: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    scratch: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    values: tuple = ()
+    setup: Sequence[str] = ()
+    begin: Sequence[str] = ()
+    step: Sequence[str] = ()
+    lanes: Sequence[str] = ()
+    loops: Sequence[str] = ()
+    after: Sequence[str] = ()
+    counter: str | None = None
+    counters: tuple[int, int] = (0, 0)
+    fragments: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Its float64 rows: the sums, then those of its tables."""
+        return (*self.sums, *(f"{name}[{i}]" for name, count in self.tables for i in range(count)))
+
+    @property
+    def counter_arguments(self) -> tuple[str, ...]:
+        return (self.counter, f"{self.counter}_first") if self.counter else ()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The text of a kernel and how its arrays are laid out."""
+
+    source: str
+    dim: int
+    real: str
+    rows: tuple[str, ...]
+    sums: tuple[str, ...]
+    parts: tuple[Part, ...] = field(repr=False)
+
+    def row(self, name: str) -> int:
+        """Index of a row of `state`."""
+        return self.rows.index(name)
+
+    def sums_of(self, part: Part) -> slice:
+        """Where the part's rows of `kept` lie."""
+        first = sum(len(p.kept) for p in self.parts[: self.parts.index(part)])
+        return slice(first, first + len(part.kept))
+
+
+def indent(lines: Iterable[str], levels: int = 1) -> list[str]:
+    return ["    " * levels + line for line in lines]
+
+
+def lane_loop(lines: Sequence[str]) -> list[str]:
+    return [f"for j in range({LANES}):", *indent(lines)] if lines else []
+
+
+def literal(value: float, real: str) -> str:
+    """A constant of the kernel's float type: a bare literal would promote float32 to float64."""
+    return repr(float(value)) if real == "float64" else f"np.float32({float(value)!r})"
+
+
+def build(
+    dim: int, parts: Sequence[Part], *, periodic: Sequence[bool], real: str = "float64", parameters: int = 0
+) -> Kernel:
+    """The kernel made of the parts in their order; the first is the stepper, which computes y0… of x0…"""
+    rows = (*(f"X{i}" for i in range(dim)), *(name for part in parts for name in part.rows))
+    sums = tuple(name for part in parts for name in part.kept)
+    named = {name for part in parts for name in part.sums}
+    tables = {f"{name}[0]": name for part in parts for name, _ in part.tables}
+    scratch = tuple(name for part in parts for name in part.scratch)
+    arguments = [name for part in parts for name in (*part.arguments, *part.counter_arguments)]
+    load = each_row(len(rows), ["work[i, j] = state[i, base + j]"])
+    store = each_row(len(rows), ["state[i, base + j] = work[i, j]"])
+    if sums:
+        load += [f"tally[:] = kept[:, base:base + {LANES}]"]
+        store += [f"kept[:, base:base + {LANES}] = tally"]
+    bound = literal(BOUND if real == "float64" else BOUND_32, real)
+    body = [
+        "step = first_step + done + k",
+        "count = done + k + 1",
+        *(line for part in parts for line in part.step),
+        "escaped = 0",
+        *(_advance_rows if parts[0].loops else _advance)(dim, parts, periodic, bound),
+        *_divergence(dim, bound),
+        *_save(dim),
+        *(line for part in parts for line in part.after),
+    ]
+    chunk = [
+        f"base = chunk * {LANES}",
+        "todo = steps",
+        f"live = min({LANES}, paths - base)",
+        *load,
+        *(line for part in parts for line in part.begin),
+        "for k in range(todo):",
+        *indent(body),
+        *store,
+    ]
+    lines = [*(line for part in parts for line in part.setup), "for chunk in range(first, last):", *indent(chunk)]
+    used = set(re.findall(r"\w+", "\n".join(lines)))
+    places = [(name, "work", r) for r, name in enumerate((*rows, *scratch))]
+    places += [(tables.get(name, name), "tally", r) for r, name in enumerate(sums) if name in tables or name in named]
+    number = "parameters[{}]" if real == "float64" else "np.float32(parameters[{}])"
+    text = [
+        "_widest_vectors()",
+        *(f"p{k} = {number.format(k)}" for k in range(parameters) if f"p{k}" in used),
+        f"work = np.zeros(({len(rows) + len(scratch)}, {LANES}), np.{real})",
+        *([f"tally = np.zeros(({len(sums)}, {LANES}))"] if sums else []),
+        *(f"{name} = {buffer}[{r}]" for name, buffer, r in places if name in used),
+        *(f"at_{name} = {r}" for name, _, r in places if f"at_{name}" in used),
+        *lines,
+    ]
+    pasted = dict.fromkeys(["_philox", *(name for part in parts for name in part.fragments)])
+    source = [
+        HEADER,
+        *(fragment(name) for name in pasted),
+        "",
+        '@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})',
+        f"def kernel({', '.join([_ARGUMENTS, *arguments])}):",
+        *indent(text),
+        "",
+    ]
+    return Kernel("\n".join(source), dim, real, rows, sums, tuple(parts))
+
+
+def each_row(count: int | str, lines: Sequence[str]) -> list[str]:
+    """The lane lines for every i below `count`, or from "first, end"."""
+    return [f"for i in range({count}):", *indent(lane_loop(lines))]
+
+
+def _advance(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bound: str) -> list[str]:
+    """x to y to X, every coordinate a local of one lane loop."""
+    within = " and ".join(f"math.fabs(y{i}) < {bound}" for i in range(dim))
+    return lane_loop(
+        [
+            *(f"x{i} = X{i}[j]" for i in range(dim)),
+            *parts[0].lanes,
+            *(line for i in range(dim) if periodic[i] for line in _wrap(f"y{i}", f"turns{i}", i)),
+            *(line for part in parts[1:] for line in part.lanes),
+            *(f"X{i}[j] = y{i}" for i in range(dim)),
+            f"escaped += np.int64(not ({within}))",
+        ]
+    )
+
+
+def _advance_rows(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bound: str) -> list[str]:
+    """The same by loops over rows; the lane lines of later parts find the coordinates that they name as locals."""
+    y, lines = "work[at_y0 + i, j]", list(parts[0].loops)
+    ends = [i for i in range(dim + 1) if (i < dim and periodic[i]) != (i > 0 and periodic[i - 1])]
+    for first, end in zip(ends[::2], ends[1::2]):
+        lines += each_row(f"{first}, {end}", [f"y = {y}", *_wrap("y", "turns", "i"), f"{y} = y"])
+    later = [line for part in parts[1:] for line in part.lanes]
+    words = set(re.findall(r"\w+", "\n".join(later)))
+    named = [i for i in range(dim) if f"y{i}" in words]
+    before = [f"x{i} = work[{i}, j]" for i in range(dim) if f"x{i}" in words]
+    before += [f"y{i} = work[at_y0 + {i}, j]" for i in named]
+    lines += lane_loop([*before, *later, *(f"work[at_y0 + {i}, j] = y{i}" for i in named)] if later else [])
+    return lines + each_row(
+        dim, [f"y = {y}", "work[i, j] = y", f"escaped += np.int64(not (math.fabs(y) < {bound}))"]
+    )
+
+
+def _wrap(y: str, turns: str, i: int | str) -> list[str]:
+    """y back into [low, low + span); rounding may give either end, which are one point. `turns` counts the windings."""
+    return [
+        f"{turns} = np.floor(({y} - low[{i}]) / span[{i}])",
+        f"{y} = {y} - span[{i}] * {turns}",
+        f"{y} = low[{i}] if {y} >= low[{i}] + span[{i}] or {y} < low[{i}] else {y}",
+    ]
+
+
+def _divergence(dim: int, bound: str) -> list[str]:
+    """A chunk stops at its own first divergence; the earliest step, then the lowest path, is what is reported: the
+    same whatever the threads and however a run is cut into segments."""
+    return [
+        "if escaped > 0:",
+        "    lane = -1",
+        "    for j in range(live):",
+        f"        for i in range({dim}):",
+        f"            if lane < 0 and not (math.fabs(work[i, j]) < {bound}):",
+        "                lane = j",
+        "    if lane >= 0:",
+        "        if failure[1] < 0 or step + 1 < failure[1]:",
+        "            failure[0] = np.int64(ids[base + lane])",
+        "            failure[1] = step + 1",
+        "        break",
+    ]
+
+
+def _save(dim: int) -> list[str]:
+    return [
+        "if every > 0 and count % every == 0:",
+        "    slot = count // every",
+        f"    for i in range({dim}):",
+        "        for j in range(live):",
+        "            saved[slot, i, offset + base + j] = work[i, j]",
+    ]
+
+
+def data_arguments(data: Sequence[np.ndarray]) -> tuple[str, ...]:
+    return tuple(f"data{k}" for k in range(len(data)))
