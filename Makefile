@@ -30,7 +30,7 @@ evidence: .venv/ready      ## every long measurement; tables in docs/evidence; c
 	$(BIN)/sde-sgd demo -q
 	$(BIN)/python -m pytest -q -m evidence --evidence=docs/evidence tests
 
-bench: .venv/ready
+bench: .venv/ready build/peers/ready   ## against peers, on an otherwise idle machine; pages in docs/benchmarks
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
 docs: .venv/docs-ready
@@ -47,6 +47,13 @@ docs: .venv/docs-ready
 
 .venv/docs-ready: .venv/ready
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
+	@touch $@
+
+build/peers/ready: benchmarks/peers.txt   ## what `make bench` compares with, in an environment of its own
+	@mkdir -p build
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install -q --upgrade 'pip>=25.1'
+	build/peers/bin/python -m pip install -q -r benchmarks/peers.txt
 	@touch $@
 
 build/typed: .venv/ready   ## the installed shape, in links, for mypy and editors

@@ -5,7 +5,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,18 +39,14 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def machine(*packages: str, others: Mapping[str, str] | None = None) -> str:
-    """One sentence: processor, cores, operating system, versions, load at the time.
-
-    `others` are versions in another environment.
-    """
+def machine(*packages: str) -> str:
+    """One sentence: processor, cores, operating system, versions, load at the time."""
     found = []
     for name in packages:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             found.append(f"{name} absent")
-    found += [f"{name} {number}" for name, number in (others or {}).items()]
     load = f"load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "load unknown"
     return (
         f"Machine: {_processor()}, {cores()} cores, {platform.system()} {platform.machine()}; "
@@ -76,8 +72,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def publish(name: str, text: str) -> None:
+def publish(name: str, text: str, folder: Path = DOCS) -> None:
     """Print the page and write it to docs/benchmarks/."""
     print(text)
-    DOCS.mkdir(parents=True, exist_ok=True)
-    (DOCS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")

@@ -144,7 +144,7 @@ def memory(paths: int, steps: int) -> dict[str, float]:
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the memory run failed:\n{done.stderr}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"paths": paths, "samples": float(paths) * steps}
 
 
 FRESH = """

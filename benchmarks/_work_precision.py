@@ -14,9 +14,10 @@ import sde_sgd as sde
 from sde_sgd.figures._style import INK, MUTED, new_figure, styled
 
 BETA, ROTATION = 3.0, 2.0
-STEADY_STEPS = {"well": (0.1, 0.05, 0.025, 0.0125), "rotation": (0.2, 0.1, 0.05, 0.025)}
+STEADY_STEPS = {"well": (0.08, 0.04, 0.02, 0.01), "rotation": (0.2, 0.1, 0.05, 0.025)}
 FRICTION = 4.0  # of baoab, near critical damping in the wells, f'' = 8
 FRICTION_STEPS = (0.4, 0.2, 0.1, 0.05)
+MULTIPLICATIVE_TEMPERATURE = 0.3
 STRONG_STEPS = tuple(2.0**-k for k in range(4, 9))
 REFINED = 16  # the reference's step is this much smaller than the smallest
 BURN_IN = 10.0
@@ -45,6 +46,16 @@ class Point:
     error: float
     sigma: float
     exact: float | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Two standard errors clear of zero."""
+        return abs(self.error) > 2 * self.sigma
+
+    @property
+    def limit(self) -> float:
+        """What |error| may be, at two standard errors."""
+        return abs(self.error) + 2 * self.sigma
 
 
 def well() -> sde.Landscape:
@@ -101,8 +112,8 @@ def steady(problem: str, units: float) -> list[Point]:
         cost = ns_per_step(process, start[:4096], scheme, steps[-1])
         for h in steps:
             moment, sigma = _second_moment(process, start, scheme, h, units, count, seed=number)
-            theory = abs(rotation_variance(scheme, h) - exact) if problem == "rotation" else None
-            found.append(Point(scheme, h, cost / h, abs(moment - exact), sigma, theory))
+            theory = rotation_variance(scheme, h) - exact if problem == "rotation" else None
+            found.append(Point(scheme, h, cost / h, moment - exact, sigma, theory))
     return found
 
 
@@ -124,7 +135,7 @@ def strong(problem: str) -> list[Point]:
     if problem == "constant":
         process, schemes = well().at_temperature(1 / BETA), ("euler_maruyama", "stochastic_heun", "sra1")
     else:
-        process = sde.landscapes.get("multiplicative_well").at_temperature(0.3)
+        process = sde.landscapes.get("multiplicative_well").at_temperature(MULTIPLICATIVE_TEMPERATURE)
         schemes = ("euler_maruyama", "milstein")
     start, fine = np.ones((4096, 1)), STRONG_STEPS[-1] / REFINED
     found = []
@@ -148,66 +159,71 @@ def strong(problem: str) -> list[Point]:
 
 @styled
 def figure(panels: dict[str, list[Point]], units: float):
-    """Four panels, one legend; hollow where the error does not stand two standard errors clear of zero."""
-    drawing = new_figure(9.2, 7.6)
+    """Four panels, one legend. Hollow: an upper limit, where the bias is less than two standard errors."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullFormatter
+
+    drawing = new_figure(9.2, 7.8)
     axes = drawing.subplots(2, 2)
     titles = {
         "well": rf"steady state, $(x^2-1)^2$ at $\beta = {BETA:g}$",
         "rotation": rf"steady state, linear drift turning at $\omega = {ROTATION:g}$",
-        "constant": "path by path, constant noise",
-        "multiplicative": r"path by path, $D = 1 + 2x^2$",
+        "constant": r"path by path, $(x^2-1)^2$, constant noise",
+        "multiplicative": r"path by path, noise $D = 1 + 2x^2$",
     }
-    labels = {"well": r"|bias of $E[x^2]$|", "rotation": r"|bias of $E[x^2]$|"}
     for ax, (name, points) in zip(axes.flat, panels.items()):
         for scheme in LOOK:
-            _curve(ax, [p for p in points if p.scheme == scheme])
-        ax.set(xscale="log", yscale="log", title=titles[name], ylabel=labels.get(name, "rms error at t = 1"))
-        ax.set_xlabel("ns of one thread per path and unit of time")
-        ax.grid(True, which="major")
-        if name in labels:
-            clear = [p.error for p in points if p.error > 2 * p.sigma]
-            ax.set_ylim(min(p.sigma for p in points) / 2, 2 * max(clear))
+            _curve(ax, sorted((p for p in points if p.scheme == scheme), key=lambda p: p.cost))
+        costs, heights = [p.cost for p in points], [abs(p.error) if p.clear else p.limit for p in points]
+        ax.set(xscale="log", yscale="log", title=titles[name], xlabel="ns of one thread per path and unit of time")
+        ax.set(xlim=(min(costs) / 1.5, 1.5 * max(costs)), ylim=(min(heights) / 2, 2 * max(heights)))
+        ax.set_ylabel("root mean square error at t = 1")
+        if name in ("well", "rotation"):
+            ax.set_ylabel(r"$|$bias of $E[x^2]|$")
             _noise_line(ax, points, units)
-    handles = {}
-    for ax in axes.flat:
-        handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
-    order = [scheme for scheme in LOOK if scheme in handles]
-    drawing.legend([handles[s] for s in order], order, loc="outside upper center", ncols=4)
+        ax.grid(True, which="major")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+    marks = [Line2D([], [], color=colour, marker=marker) for colour, marker in LOOK.values()]
+    names = [name if name != "baoab" else "baoab, a time of its own" for name in LOOK]
+    drawing.legend(marks, names, loc="outside upper center", ncols=4)
     return drawing
 
 
 def _curve(ax, points: list[Point]) -> None:
+    """Measured points with a line through them, or through what theory says."""
     if not points:
         return
-    points = sorted(points, key=lambda p: p.cost)
-    colour, marker = LOOK[points[0].scheme]
-    clear = [p for p in points if p.error > 2 * p.sigma]
-    x, y, sigma = zip(*((p.cost, p.error, p.sigma) for p in clear or points))
+    scheme = points[0].scheme
+    colour, marker = LOOK[scheme]
+    shown, hidden = [p for p in points if p.clear], [p for p in points if not p.clear]
+    line = "--" if scheme == "baoab" else "-"
     if points[0].exact is not None:
-        ax.plot([p.cost for p in points], [p.exact for p in points], color=colour, lw=1.2)
+        h = np.geomspace(points[0].step, points[-1].step, 50)
+        theory = [abs(rotation_variance(scheme, float(step)) - 1.0) for step in h]
+        ax.plot(points[0].cost * points[0].step / h, theory, color=colour, lw=1.2)
+        line = "none"
     ax.errorbar(
-        x, y, yerr=np.minimum(sigma, 0.9 * np.array(y)), color=colour, marker=marker, lw=1.5,
-        ls="none" if points[0].exact is not None else "--" if points[0].scheme == "baoab" else "-",
-        label=points[0].scheme,
+        [p.cost for p in shown], [abs(p.error) for p in shown], yerr=[p.sigma for p in shown],
+        color=colour, marker=marker, lw=1.5, ls=line,
     )  # fmt: skip
-    for p in points:
-        if p not in clear:  # an upper limit: what the bias may be at two standard errors
-            ax.errorbar(
-                [p.cost], [p.error + 2 * p.sigma], yerr=[[0.5 * (p.error + 2 * p.sigma)], [0]], uplims=True,
-                color=colour, marker=marker, mfc="white", lw=1.0,
-            )  # fmt: skip
+    if hidden:
+        limits = np.array([p.limit for p in hidden])
+        ax.errorbar(
+            [p.cost for p in hidden], limits, yerr=[0.35 * limits, 0 * limits], uplims=True,
+            color=colour, marker=marker, mfc="white", mew=1.0, ms=4.5, lw=0.8, ls="none",
+        )  # fmt: skip
 
 
 def _noise_line(ax, points: list[Point], units: float) -> None:
-    """The standard error that a second of one thread leaves at each cost: below it the bias does not matter."""
+    """The standard error that one second of one thread leaves at each cost: a bias below it does not show."""
     sigma = np.median([p.sigma for p in points if p.scheme != "baoab"]) * math.sqrt(units)
     cost = np.geomspace(*ax.get_xlim(), 50)
-    ax.set_xlim(cost[0], cost[-1])
-    ax.plot(cost, sigma * np.sqrt(cost / 1e9), color=MUTED, lw=1.0, ls=":")
-    ax.annotate(
-        "standard error after 1 s", (cost[-1], sigma * math.sqrt(cost[-1] / 1e9)), (-4, 4),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8, color=MUTED,
-    )  # fmt: skip
+    noise = sigma * np.sqrt(cost / 1e9)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, noise[0] / 1.5), high)
+    ax.plot(cost, noise, color=MUTED, lw=1.0, ls=":")
+    ax.text(0.98, 0.03, "dotted: standard error after one second", transform=ax.transAxes, ha="right", fontsize=8)
 
 
 def rows(points: list[Point]) -> list[list[str]]:
@@ -215,12 +231,16 @@ def rows(points: list[Point]) -> list[list[str]]:
     table = []
     for scheme in dict.fromkeys(p.scheme for p in points):
         mine = [p for p in points if p.scheme == scheme]
-        cells = [f"{p.error:.1e} ± {p.sigma:.0e}" for p in mine]
+        cells = [f"{_signed(p.error)} ± {p.sigma:.0e}" for p in mine]
         table.append([f"`{scheme}`", f"{mine[0].cost * mine[0].step:.2f}", *cells])
     return table
 
 
-def largest_deviation(points: list[Point], exact_moment: float) -> float:
-    """How many standard errors the worst point lies from theory, where there is theory."""
-    del exact_moment
-    return max(abs(p.error - p.exact) / p.sigma for p in points if p.exact is not None)
+def _signed(value: float) -> str:
+    return f"{value:.1e}".replace("-", "−", 1) if value < 0 else f"{value:.1e}"
+
+
+def deviation(points: list[Point]) -> tuple[float, int]:
+    """How many standard errors the worst point lies from theory, and of how many points."""
+    far = [abs(p.error - p.exact) / p.sigma for p in points if p.exact is not None]
+    return max(far), len(far)

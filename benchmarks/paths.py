@@ -1,200 +1,215 @@
-"""Nanoseconds per path-step of `simulate` against a NumPy loop, torchsde, and the cost of the noise alone.
+"""Nanoseconds per path-step of `simulate` against its peers and against the cost of the noise alone; work–precision.
 
-One problem for all: the 2-D double well, Euler–Maruyama, float64, the same step and number of paths. Each road says
-what it found of Var y, whose exact value under the scheme is T/(1 − h/2): speed counts only beside a right answer.
-Run by `make bench`; writes docs/benchmarks/paths.md.
+One problem for all (`_problem.py`): the 2-D double well, Euler–Maruyama, float64, the same step and number of paths.
+Each road says what it found of Var y, whose exact value under its scheme is known: speed counts only beside a right
+answer. Peers run in an environment of their own, build/peers, which `make bench` makes from peers.txt.
+Run by `make bench`; writes docs/benchmarks/paths.md and work_precision.svg. With --quick everything is short, the
+figures mean nothing, and the page goes to build/benchmarks.
 """
 
-import itertools
-import math
+import json
 import os
 import subprocess
 import sys
-import tempfile
-import textwrap
-import time
+from pathlib import Path
 
-import numpy as np
-from _machine import best_seconds, machine, publish, table
+import _ours
+import _work_precision as work
+from _machine import DOCS, cores, machine, publish, table
+from _peers import ROADS as PEERS
+from _problem import PATHS, STEP, STEPS, TEMPERATURE
 
-import sde_sgd as sde
+from sde_sgd.figures import svg
 
-TEMPERATURE, STEP, PATHS = 0.2, 0.01, 8192
-START = (-1.0, 0.0)
-STEPS = {"numba": 4000, "numpy": 1000, "torchsde": 1000}  # each long enough to forget the start: t ≥ 10
-LANES = 64
-
-
-def simulate(threads: int | None, seed: int) -> np.ndarray:
-    process = sde.landscapes.get("double_well").at_temperature(TEMPERATURE)
-    run = sde.simulate(process, START, step=STEP, steps=STEPS["numba"], paths=PATHS, threads=threads, seed=seed)
-    return run.y.values
+HERE = Path(__file__).resolve().parent
+PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
+THREADS = ("1", "all")
 
 
-def numpy_loop(seed: int) -> np.ndarray:
-    """In place and without allocation, as one would write it for speed."""
-    rng = np.random.default_rng(seed)
-    x, y = np.full(PATHS, START[0]), np.full(PATHS, START[1])
-    z, drift, amplitude = np.empty((2, PATHS)), np.empty(PATHS), math.sqrt(2 * TEMPERATURE * STEP)
-    for _ in range(STEPS["numpy"]):
-        rng.standard_normal(out=z)
-        z *= amplitude
-        np.multiply(x, x, out=drift)
-        drift -= 1.0
-        drift *= x
-        drift *= STEP
-        x -= drift
-        x += z[0]
-        y *= 1.0 - STEP
-        y += z[1]
-    return y
+def peer(road: str, threads: str, repeats: int) -> dict:
+    """A road of the peers, in a process of its own."""
+    command = [str(PEERS_PYTHON), str(HERE / "_peers.py"), road, threads, str(repeats)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{road}, threads {threads}, failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def torchsde_loop(seed: int) -> np.ndarray:
-    """torchsde's own Euler scheme with diagonal noise, its Brownian interval told the step; one thread."""
-    import torch
-    import torchsde
-
-    class DoubleWell:
-        noise_type, sde_type = "diagonal", "ito"
-        amplitude = torch.full((PATHS, 2), math.sqrt(2 * TEMPERATURE), dtype=torch.float64)
-
-        def f(self, t, state):
-            x, y = state[:, 0], state[:, 1]
-            return torch.stack([x - x * x * x, -y], dim=1)
-
-        def g(self, t, state):
-            return self.amplitude
-
-    torch.set_num_threads(1)
-    end = STEP * STEPS["torchsde"]
-    motion = torchsde.BrownianInterval(0.0, end, size=(PATHS, 2), dtype=torch.float64, dt=STEP, entropy=seed)
-    start = torch.tensor(START, dtype=torch.float64).repeat(PATHS, 1)
-    with torch.no_grad():
-        states = torchsde.sdeint(
-            DoubleWell(), start, torch.tensor([0.0, end], dtype=torch.float64), bm=motion, dt=STEP, method="euler"
-        )
-    return states[-1, :, 1].numpy()
+def against_peers(repeats: int) -> tuple[list[list[str]], dict, dict]:
+    """Rows of the first table; the ns of each road as {(road, threads): ns}; versions of the peers."""
+    count, versions = {"1": 1, "all": cores()}, {}
+    results = {}
+    for threads in THREADS:
+        results["the same normals and nothing else", threads] = _ours.floor("float64", count[threads], repeats)
+        results["`sde.simulate`", threads] = _ours.simulated("euler_maruyama", "float64", count[threads], repeats)
+    for road in PEERS:
+        for threads in THREADS:
+            results[road, threads] = found = peer(road, threads, min(repeats, 3 if road.startswith("torch") else 5))
+            versions |= found["versions"]
+    ns = {key: result["ns"] for key, result in results.items()}
+    rows = []
+    for road in dict.fromkeys(road for road, _ in ns):
+        cells = [[_ns(ns[road, t]), _ratio(ns[road, t] / ns["`sde.simulate`", t])] for t in THREADS]
+        rows.append([road, *cells[0], *cells[1], _check(results[road, "1"])])
+    return rows, ns, versions
 
 
-def normals_only():
-    """A kernel that draws the very normals of `simulate` and adds them up: no drift, no checks, no saving."""
-    from sde_sgd.paths._ensemble import key_of
-    from sde_sgd.paths._kernel_cache import HEADER, fragment, load
-
-    body = textwrap.dedent(
-        f"""
-        @njit(cache=True, nogil=True, error_model="numpy", fastmath={{"contract"}})
-        def kernel(state, steps, key0, key1):
-            work = np.zeros({2 * LANES})
-            first, second = work[:{LANES}], work[{LANES}:]
-            for chunk in range(state.shape[1] // {LANES}):
-                base = chunk * {LANES}
-                for j in range({LANES}):
-                    first[j] = second[j] = 0.0
-                for step in range(steps):
-                    for j in range({LANES}):
-                        path = np.uint64(base + j)
-                        z0, z1 = _two_normals(np.uint64(step), np.uint64(0), path & _LOW, path >> _U32, key0, key1)
-                        first[j] += z0
-                        second[j] += z1
-                for j in range({LANES}):
-                    state[0, base + j], state[1, base + j] = first[j], second[j]
-        """
-    )
-    kernel, state = load(HEADER + fragment("_philox") + body).kernel, np.empty((2, PATHS))
-
-    def draw(seed: int, steps: int = STEPS["numba"]) -> np.ndarray:
-        kernel(state, steps, *key_of(seed))
-        return state[1] / math.sqrt(steps)
-
-    return draw
+def schemes(repeats: int) -> tuple[list[list[str]], dict]:
+    """Rows of the second table: every scheme and float type over the floor of its float type; ns as above."""
+    ns, rows = {}, []
+    for real in ("float64", "float32"):
+        for threads in (1, cores()):
+            ns[real, threads] = _ours.floor(real, threads, repeats)["ns"]
+        rows.append([f"the normals alone, {real}", _ns(ns[real, 1]), _ns(ns[real, cores()]), "1.00", ""])
+    for scheme, real in _ours.ROADS:
+        one = _ours.simulated(scheme, real, 1, repeats)
+        every = _ours.simulated(scheme, real, None, repeats)["ns"]
+        ns[scheme, real] = one["ns"]
+        title = f"`{scheme}`" + (", float32" if real == "float32" else "")
+        rows.append([title, _ns(one["ns"]), _ns(every), _ratio(one["ns"] / ns[real, 1]), _check(one)])
+    return rows, ns
 
 
-FRESH = """
-import time
-began = time.perf_counter()
-import sde_sgd as sde
-process = sde.landscapes.get("double_well").at_temperature(0.2)
-defined = time.perf_counter()
-sde.simulate(process, (-1.0, 0.0), step=0.01, steps=1, paths=64, threads=1)
-called = time.perf_counter()
-sde.simulate(process, (-1.0, 0.0), step=0.01, steps=1, paths=64, threads=1)
-again = time.perf_counter()
-print(defined - began, called - defined, again - called)
+def _ns(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _check(result: dict) -> str:
+    return f"{result['ratio']:.4f} ± {result['error']:.4f}"
+
+
+def error_columns(steps) -> list[str]:
+    """A step is written as a decimal, or as the fraction 1/n where that is shorter."""
+    words = (min(f"{h:g}", f"1/{1 / h:g}", key=len) for h in steps)
+    return ["", "ns per step", *(f"h = {word}" for word in words)]
+
+
+def work_precision(folder: Path, units: float) -> str:
+    """The figure, and the section about it."""
+    panels = {name: work.steady(name, units) for name in ("well", "rotation")}
+    panels |= {name: work.strong(name) for name in ("constant", "multiplicative")}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "work_precision.svg").write_bytes(svg(work.figure(panels, units)))
+    heavy = [p for p in panels["well"] if p.scheme == "baoab"]
+    light = [p for p in panels["well"] if p.scheme != "baoab"]
+    worst, points = work.deviation(panels["rotation"])
+    columns = {name: error_columns(steps) for name, steps in work.STEADY_STEPS.items()}
+    return f"""## Work and precision
+
+![Bias in the steady state and error of single paths against cost, for every scheme](work_precision.svg)
+
+Every scheme at a geometric list of steps; to the right a smaller step. Cost is that of the step alone on one thread,
+in ns per path and unit of time. Above, the bias of $E[x^2]$ in the steady state from {units:.1e} units of time, with
+its standard error; a hollow mark is an upper limit where the bias is less than two standard errors, and the dotted
+line is the standard error that one second of one thread leaves: of a scheme below it, a second shows no bias. In the
+lower panels, the distance at $t = 1$ from the same scheme on the same noise at a step {work.REFINED} times smaller than
+the smallest shown.
+
+On the left $f = (x^2-1)^2$ at $\\beta = {work.BETA:g}$, $E[x^2] = {work.well_second_moment():.6f}$ by quadrature
+(at $h = 0.1$ a path of `euler_maruyama` has been seen to escape to infinity):
+
+{table(columns["well"], work.rows(light))}
+
+{table(error_columns(work.FRICTION_STEPS), work.rows(heavy))}
+
+`baoab` samples the same $x$ with momentum, friction {work.FRICTION:g}; its unit of time is another one, and one unit
+of it says less about $x$. `milstein` is `euler_maruyama` wherever $D$ is constant.
+
+On the right $\\dot z = -(1 + {work.ROTATION:g}i)z$ with $D = I$, $T = 1$, where each scheme's bias is known in closed
+form (the lines); the worst of {points} points lies {worst:.1f} standard errors from its line. The drift is not a
+gradient there, and `leimkuhler_matthews` loses its second order, as it declares:
+
+{table(columns["rotation"], work.rows(panels["rotation"]))}
+
+Single paths, constant noise, $f$ and $\\beta$ as above:
+
+{table(error_columns(work.STRONG_STEPS), work.rows(panels["constant"]))}
+
+Single paths, $D = 1 + 2x^2$ (`multiplicative_well` at $T = {work.MULTIPLICATIVE_TEMPERATURE:g}$):
+
+{table(error_columns(work.STRONG_STEPS), work.rows(panels["multiplicative"]))}
 """
 
 
-def first_calls() -> list[list[str]]:
-    """A process that has never seen the landscape, with an empty and with a filled folder of kernels."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o700)
-        for title in ("empty kernel folder", "filled kernel folder"):
-            repeats = 1 if title.startswith("empty") else 3
-            results = []
-            for _ in range(repeats):
-                began = time.perf_counter()
-                done = subprocess.run(
-                    [sys.executable, "-c", FRESH], env=os.environ | {"SDE_SGD_CACHE_DIR": folder},
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
-                results.append([*map(float, done.stdout.split()), time.perf_counter() - began])
-            best = np.min(results, axis=0)
-            rows.append([title, f"{best[0]:.2f} s", f"{best[1]:.2f} s", f"{1e3 * best[2]:.1f} ms", f"{best[3]:.2f} s"])
-    return rows
-
-
-def main() -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    noise = normals_only()
-    noise(0, steps=1)
-    simulate(1, 0)  # compiled before the clock starts
-    exact = TEMPERATURE / (1 - STEP / 2)
-    roads = [
-        ("the same normals and nothing else, 1 thread", noise, "numba", 5, 1.0),
-        ("`sde.simulate`, 1 thread", lambda seed: simulate(1, seed), "numba", 5, exact),
-        (f"`sde.simulate`, {cores} threads", lambda seed: simulate(None, seed), "numba", 5, exact),
-        ("NumPy in place, 1 thread", numpy_loop, "numpy", 5, exact),
-        ("torchsde, 1 thread", torchsde_loop, "torchsde", 3, exact),
-    ]
-    found = []
-    for title, work, kind, repeats, variance in roads:
-        seeds, ends = itertools.count(), []
-        try:
-            seconds = best_seconds(lambda work=work, seeds=seeds, ends=ends: ends.append(work(next(seeds))), repeats)
-        except ModuleNotFoundError as missing:
-            found.append((title, math.nan, f"{missing.name} is not installed"))
-            continue
-        ratio = np.mean([end.var() for end in ends]) / variance
-        error = math.sqrt(2 / (PATHS * repeats))
-        found.append((title, 1e9 * seconds / (PATHS * STEPS[kind]), f"{ratio:.4f} ± {error:.4f}"))
-    one = found[1][1]
-    rows = [[t, f"{ns:.2f}" if ns < 100 else f"{ns:.0f}", f"{ns / one:.2f}" if ns < one * 10 else f"{ns / one:.0f}", c]
-            for t, ns, c in found]  # fmt: skip
+def main(quick: bool) -> None:
+    repeats, folder = (1, HERE.parent / "build" / "benchmarks") if quick else (7, DOCS)
+    threads = cores()
+    compared, ns, versions = against_peers(repeats)
+    by_scheme, own = schemes(repeats)
+    scaling = _ours.scaling(2 if quick else 15)
+    memory = _ours.memory(100_000, 100 if quick else 10_000)
+    first = _ours.first_calls(1 if quick else 3)
+    precision = work_precision(folder, 2.0**17 if quick else 2.0**25)
+    speeds = ", ".join(f"{speed:.2f} times as fast on {count}" for count, speed in scaling if count > 1) or "alone"
+    simulated = "`sde.simulate`"
+    gain = ns[simulated, "1"] / ns[simulated, "all"]
+    single = own["euler_maruyama", "float64"] / own["euler_maruyama", "float32"]
+    calls = [[name, *(f"{second:.2f} s" for second in times[:3]), f"{1e3 * times[3]:.1f} ms"] for name, times in first]
     publish(
         "paths",
         f"""# Paths
 
-The 2-D double well $f = (x^2-1)^2/4 + y^2/2$ at $T = {TEMPERATURE:g}$: Euler–Maruyama, step {STEP:g}, {PATHS} paths,
-float64, drift and noise included; the shortest of several runs. One path-step of this problem uses two normals.
-The last column is what each road found of $\\operatorname{{Var}} y$, over its exact value under the scheme,
-$T/(1-h/2)$ (for the first row, the variance of its normals): it must be 1 within the error.
+The 2-D double well $f = (x^2-1)^2/4 + y^2/2$ at $T = {TEMPERATURE:g}$: step {STEP:g}, {PATHS} paths, {STEPS} steps,
+drift and noise included; the shortest of several runs, each library warm. One path-step of this problem uses two
+normals. The last column is what each road found of $\\operatorname{{Var}} y$ on one thread, over its exact value under
+the scheme, $T/(1-h/2)$ for Euler–Maruyama (for the normals alone, their variance): it must be 1 within the error.
 
-{table(["", "ns per path-step", "relative", "variance, found / exact"], rows)}
+## Against other software
 
-The first row is the floor: a kernel of the same Philox blocks and Box–Muller pairs that only adds them up.
+Euler–Maruyama in float64. *Relative* is over `sde.simulate` on as many threads. On one thread the peers are confined
+to one core; *all* are {threads} here, in NumPy by blocks of paths, in JAX and torch as they decide themselves.
+
+{table(["", "1 thread, ns", "relative", "all threads, ns", "relative", "variance, found / exact"], compared)}
+
+- *the same normals*: a kernel of the same Philox blocks and Box–Muller pairs that only adds them up, the floor of
+  every scheme that uses them.
+- *NumPy*: in place, no allocation in the loop, generator SFC64.
+- *JAX*: a loop of one's own, no solver; `unsafe_rbg` is XLA's generator in place of JAX's default.
+- *diffrax*: `diffeqsolve` under `jit`, `Euler`, `UnsafeBrownianPath`, constant steps, the end alone saved,
+  `ForwardMode` (nothing kept for derivatives). It can choose steps by error and differentiate through the solution;
+  this run asks for neither.
+- *torchsde*: `sdeint` without gradients, diagonal noise: its own `BrownianInterval` told the step, and a Brownian
+  motion of ours that draws each increment when it is asked for and remembers none.
+
+## Schemes
+
+`sde.simulate`; *over the normals* is one thread over the normals of the same float type.
+
+{table(["", "1 thread, ns", f"{threads} threads, ns", "over the normals", "variance, found / exact"], by_scheme)}
+
+`weak_euler` needs one random bit where the others need a normal; `sra1` needs two normals. float32 is {single:.2f}
+times as fast as float64.
+
+## Threads
+
+The normals alone, which touch no memory beyond the first cache, run {speeds} threads as on one:
+this is what the machine gives. `sde.simulate` reaches {gain:.2f}.
+
+## Memory
+
+{memory["samples"]:.0e} path-steps counted into 120 × 120 cells by `sample_density`, {memory["paths"]:,} paths:
+{memory["peak"] / 2**20:.0f} MiB at the peak of the process, {memory["before"] / 2**20:.0f} MiB of them held before it
+began (Python, the libraries and the compiler); {memory["seconds"]:.1f} s on {threads} threads. The density lies
+{memory["l1"]:.3f} from the exact one in L1.
 
 ## The first call
 
-A landscape's kernel is written, compiled and kept. What a fresh process pays:
+A process's kernel is written, compiled and kept. What a fresh Python pays, the shortest of several:
 
-{table(["", "import and landscape", "first call", "second call", "whole process"], first_calls())}
+{table(["", "imports", "definition", "first call", "second call"], calls)}
 
-{machine("sde-sgd", "numpy", "numba", "torch", "torchsde")}
+{precision}
+{machine("sde-sgd", "numpy", "numba")} Peers: {", ".join(f"{name} {number}" for name, number in versions.items())}.
 """.rstrip(),
+        folder,
     )
 
 
 if __name__ == "__main__":
-    main()
+    if not PEERS_PYTHON.exists():
+        sys.exit(f"{os.path.relpath(PEERS_PYTHON)} is missing; `make bench` makes it from benchmarks/peers.txt")
+    main("--quick" in sys.argv[1:])

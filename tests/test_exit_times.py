@@ -19,7 +19,7 @@ def mean_first_passage(temperature, start=-1.0, end=1.0):
     f, dy = (y**2 - 1) ** 2 / 4, y[1] - y[0]
     weight = np.exp(-f / temperature)
     inner = np.concatenate([[0.0], np.cumsum(0.5 * (weight[1:] + weight[:-1]))]) * dy
-    outer = np.where(y >= start - dy / 2, np.exp(f / temperature) * inner, 0.0)
+    outer = np.where(y >= start - dy / 2, np.exp(f.clip(max=0.25) / temperature) * inner, 0.0)  # f <= ¼ there
     return (outer.sum() - 0.5 * (outer[-1] + outer[np.argmax(outer > 0)])) * dy / temperature
 
 

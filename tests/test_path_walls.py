@@ -49,17 +49,16 @@ def test_oblique_noise_stays_uniform_in_a_box():
     assert abs(wrong) > 10 * error and abs(right) < 4 * error + 0.01
 
 
-def folded_chain_mean(h, temperature=0.5, reach=6.0, cells=1500):
+def folded_chain_mean(h, temperature=0.5, reach=6.0, cells=500):
     """E x of the steady state of x' = |x − h + √(2Th) ξ|, by the trapezoidal rule on its transition density."""
     x = np.linspace(0, reach, cells)
     weight = np.full(cells, x[1])
     weight[[0, -1]] /= 2
-    to, frm = np.meshgrid(x, x, indexing="ij")
     spread = 4 * temperature * h
-    density = np.exp(-((to - frm + h) ** 2) / spread) + np.exp(-((to + frm - h) ** 2) / spread)
-    step = density * weight / (weight @ density)[None, :]
-    p = np.exp(-x / temperature)
-    p = np.linalg.lstsq(np.vstack([step - np.eye(cells), weight]), np.append(np.zeros(cells), 1.0), rcond=None)[0]
+    density = np.exp(-((x[:, None] - x + h) ** 2) / spread) + np.exp(-((x[:, None] + x - h) ** 2) / spread)
+    chain = density * weight / (weight @ density)[:, None] - np.eye(cells)
+    chain[-1] = weight
+    p = np.linalg.solve(chain, np.eye(cells)[-1])
     return weight @ (p * x)
 
 
@@ -77,3 +76,107 @@ def test_a_wall_on_one_side():
         bias.append(exact - 0.5)
         assert abs(mean - 0.5) > 8 * error
     assert np.log2(bias[0] / bias[1]) == pytest.approx(1, abs=0.15)
+
+
+def steady_moment(process, start, h, observe, time, seed=5):
+    """Mean of observe(states) over paths at the end, and its standard error."""
+    run = sde.simulate(process, start, step=h, steps=round(time / h), paths=len(start), seed=seed, **EULER)
+    values = observe(*(run[v].values for v in process.variables))
+    return values.mean(), values.std() / np.sqrt(len(values))
+
+
+def test_noise_that_depends_on_the_point_between_walls():
+    """dx = √(2T(1 + 3x)) dW on [0, 1] has ρ ∝ 1/(1 + 3x): E x to 4σ + 2 % at h = 1e-3; Stratonovich's and the uniform
+    density, 8 % and 20 % away, are excluded."""
+    process = sde.Landscape("x", "0", diffusion=[["1 + 3*x"]], domain={"x": (0, 1)}).at_temperature(0.5)
+    exact = 1 / np.log(4) - 1 / 3
+    mean, error = steady_moment(process, uniform_starts(40_000, 1), 1e-3, lambda x: x, 1.0)
+    assert abs(mean - exact) < 4 * error + 0.02 * exact
+    x = np.linspace(0, 1, 100_001)
+    weight = (1 + 3 * x) ** -0.5  # Stratonovich
+    stratonovich = (x * weight).sum() / weight.sum()
+    assert abs(mean - stratonovich) > 10 * error and abs(mean - 0.5) > 10 * error
+
+
+def test_a_turning_tensor_between_walls():
+    """D = [[1 + x/2, y/2], [y/2, 1]], drift T div D: uniform in the unit square at every T. Means and the diagonal
+    excess within 4.5σ + h at h = 2e-3; without the drift the density is tilted by more than 10σ."""
+    tensor = [["1 + x/2", "y/2"], ["y/2", "1"]]
+    start, h = uniform_starts(40_000), 2e-3
+    names = dict(variables=("x", "y"), domain=BOX)
+    even, tilted = sde.Process(["T", "0"], tensor, 0.5, **names), sde.Process(["0", "0"], tensor, 0.5, **names)
+    for observe in (lambda x, y: x, lambda x, y: y, lambda x, y: 0.5 + np.sign((x - 0.5) * (y - 0.5))):
+        mean, error = steady_moment(even, start, h, observe, 1.0)
+        assert abs(mean - 0.5) < 4.5 * error + h
+    mean, error = steady_moment(tilted, start, h, lambda x, y: x, 1.0)
+    assert abs(mean - 0.5) > 10 * error
+
+
+def test_a_seam_between_walls():
+    """Oblique noise on a strip that is periodic in x: the conormal fold may lead across the seam, and every state saved
+    lies in [0, 1) × [0, 1]; the density stays uniform (χ² < 45, 15 degrees of freedom, false alarm 8e-5)."""
+    strip = {"x": (0, 1, "periodic"), "y": (0, 1)}
+    process = sde.Landscape(("x", "y"), "0", diffusion=OBLIQUE.tolist(), domain=strip).at_temperature(0.5)
+    n = 50_000
+    run = sde.simulate(process, uniform_starts(n), step=5e-3, steps=100, save_every=20, paths=n, **EULER)
+    assert float(run.x.min()) >= 0 and float(run.x.max()) < 1
+    assert float(run.y.min()) >= 0 and float(run.y.max()) <= 1
+    counts, *_ = np.histogram2d(run.x[:, -1], run.y[:, -1], bins=4, range=[(0, 1), (0, 1)])
+    assert ((counts - n / 16) ** 2 / (n / 16)).sum() < 45
+
+
+def absorbed(**changes):
+    """Brownian motion from 0.3 in (0, 1)."""
+    settings = dict(step=2e-3, steps=500, paths=20_000, seed=6, scheme="euler_maruyama", walls="absorb") | changes
+    return sde.simulate(sde.Landscape("x", "0", domain={"x": (0, 1)}).at_temperature(0.5), 0.3, **settings)
+
+
+def test_absorbing_walls():
+    """The law of τ, sup|Ŝ − S| < 2.2/√n + 4h (false alarm 1.3e-4); the same bits as `exit_times`; P(right wall) = 0.3
+    within 4σ; a path that left stands still, and all that did are counted."""
+    run, t, odd = absorbed(save_every=50), np.linspace(0.02, 1, 50), 2 * np.arange(60) + 1
+    tau = run.exit_time.values
+    gone = ~np.isnan(tau)
+    assert run.attrs["absorbed"] == gone.sum() and 50 < (~gone).sum() < 500
+    decay = np.exp(-((odd * np.pi) ** 2) * 0.5 * t[:, None])
+    exact = (4 / (odd * np.pi) * np.sin(odd * np.pi * 0.3) * decay).sum(1)
+    alive = 1 - (tau[:, None] <= t).mean(0)
+    assert np.abs(alive - exact).max() < 2.2 / np.sqrt(len(tau)) + 4 * 2e-3
+    for path in (0, 77, 19_999):
+        later = run.time.values >= tau[path] + 2e-3
+        assert len(np.unique(run.x.values[path][later])) == 1
+    right = run.x.values[gone, -1] > 0.5
+    assert abs(right.mean() - 0.3) < 4 * np.sqrt(0.21 / gone.sum())
+    inside = run.time.values[None] < tau[:, None]
+    assert ((run.x.values >= 0) & (run.x.values <= 1))[inside].all()
+    same = sde.exit_times(
+        sde.Landscape("x", "0").at_temperature(0.5), 0.3, "x > 0 and x < 1", step=2e-3, max_steps=500, paths=20_000,
+        seed=6, scheme="euler_maruyama",
+    )  # fmt: skip
+    np.testing.assert_array_equal(same.exit_time, tau)
+    np.testing.assert_array_equal(same.x, run.x[:, -1])
+    last = absorbed(threads=1)
+    np.testing.assert_array_equal(last.exit_time, tau)
+    np.testing.assert_array_equal(last.x, run.x[:, -1])
+
+
+QUADRATIC = sde.Landscape("x", "x**2/2", domain={"x": (-1, 1)})
+OPEN = sde.Landscape("x", "x**2/2").at_temperature(0.5)
+FAULTS = {
+    "walls must be one of reflect, absorb, got 'mirror'": lambda: absorbed(walls="mirror"),
+    "needs a wall": lambda: sde.simulate(OPEN, 0.0, step=0.1, steps=9, walls="reflect"),
+    "'leimkuhler_matthews' do not go together": lambda: absorbed(scheme="leimkuhler_matthews"),
+    "'weak_euler' do not go together": lambda: absorbed(scheme="weak_euler"),
+    "'baoab' do not go together": lambda: sde.simulate(
+        sde.Underdamped(QUADRATIC, 0.5, 1.0), (0, 0), step=0.1, steps=9, walls="reflect"
+    ),
+    "start has x = 2, outside the domain": lambda: sde.simulate(
+        QUADRATIC.at_temperature(0.5), 2.0, step=0.1, steps=9, walls="reflect", scheme="euler_maruyama"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_faults_are_named(message):
+    with pytest.raises(ValueError, match=message):
+        FAULTS[message]()

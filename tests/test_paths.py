@@ -98,7 +98,9 @@ def test_euler_maruyama_has_its_own_exact_covariance(rotation):
     q = sde.landscapes.get("quadratic", rotation=rotation)
     f, d = np.array([[1, rotation], [-rotation, 3]]), np.array([[1, 0.5], [0.5, 1]])
     for h in (0.05, 0.3):
-        run = sde.simulate(q.at_temperature(0.7), (0.0, 0.0), step=h, steps=int(12 / h), paths=200_000, seed=5)
+        run = sde.simulate(
+            q.at_temperature(0.7), (0.0, 0.0), step=h, steps=int(12 / h), paths=200_000, seed=5, scheme="euler_maruyama"
+        )
         x = np.stack([run.x, run.y])
         exact, measured = exact_euler_covariance(f, d, 0.7, h), x @ x.T / x.shape[1]
         error = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / x.shape[1])
@@ -107,55 +109,20 @@ def test_euler_maruyama_has_its_own_exact_covariance(rotation):
     assert (np.abs(measured - continuous) > 10 * error).any()
 
 
-def test_weak_order_one():
-    """E x² of x' = −x/… at t = 1: each h has Euler's own closed form (5 standard errors), whose order is 1 ± 0.05."""
-    line, temperature, exact = sde.Landscape("x", "x**2/2"), 0.5, 4 * np.exp(-2) + 0.5 * (1 - np.exp(-2))
-
-    def euler(h):
-        decay = (1 - h) ** 2
-        stationary = 2 * temperature * h / (1 - decay)
-        return stationary + (4 - stationary) * decay ** round(1 / h)
-
-    for h in (0.25, 0.125):
-        x = sde.simulate(line.at_temperature(temperature), 2.0, step=h, steps=round(1 / h), paths=400_000, seed=2).x
-        square = x.values**2
-        error = square.std() / np.sqrt(square.size)
-        assert abs(square.mean() - euler(h)) < 5 * error
-        assert abs(square.mean() - exact) > 10 * error  # the continuous value is excluded
-    orders = np.diff(np.log([abs(euler(2.0**-k) - exact) for k in (6, 7)])) / np.log(0.5)
-    assert orders[0] == pytest.approx(sde.SCHEMES["euler_maruyama"].weak_order, abs=0.05)
-
-
-def coarse_and_fine(landscape, temperature, levels, steps, paths):
-    """Paths of the package at h = 2^level·h₀, all on the increments of the finest: read off a free Brownian motion."""
-    fine = 2.0**-10
-    brownian = sde.Landscape("x", "0").at_temperature(0.5)
-    walk = sde.simulate(brownian, 0.0, step=fine, steps=steps, paths=paths, save_every=1, seed=1).x.values
-    increments = np.diff(walk, axis=1)  # √h ξ, the very normals the kernel uses for any process with this seed
-
-    def euler(stride):
-        x = np.ones(paths)
-        for noise in increments.reshape(paths, -1, stride).sum(2).T:
-            d = landscape.diffusion(x[:, None])[:, 0, 0]
-            x = x + landscape.drift(x[:, None])[:, 0] * stride * fine + np.sqrt(2 * temperature * d) * noise
-        return x
-
-    kernel = sde.simulate(
-        landscape.at_temperature(temperature), 1.0, step=fine, steps=steps, paths=paths, seed=1
-    ).x.values
-    np.testing.assert_allclose(euler(1), kernel, rtol=1e-9, atol=1e-9)  # the kernel is Euler–Maruyama, path by path
-    return kernel, [euler(2**level) for level in levels]
-
-
-@pytest.mark.parametrize("diffusion, order", [("1 + x**2", "strong_order"), ("1", "strong_order_additive")])
-def test_strong_order_on_one_noise(diffusion, order):
-    """Slope of E|x_h − x_fine| over h = 2⁻⁶…2⁻³ on the kernel's own noise: ½, and 1 for constant D, each ± 0.1."""
-    landscape = sde.Landscape("x", "x**2/2", diffusion=[[diffusion]])
-    levels = np.array([4, 5, 6, 7])
-    reference, coarse = coarse_and_fine(landscape, 0.5, levels, steps=2**10, paths=4000)
-    errors = [np.abs(x - reference).mean() for x in coarse]
-    slope = np.polyfit(levels * np.log(2), np.log(errors), 1)[0]
-    assert slope == pytest.approx(getattr(sde.SCHEMES["euler_maruyama"], order), abs=0.1)
+def test_the_kernel_is_euler_maruyama_path_by_path():
+    """On the increments read off a free Brownian motion of the same seed, NumPy follows the kernel to rounding."""
+    h, steps, temperature, paths = 2.0**-6, 64, 0.5, 500
+    free = sde.Landscape("x", "0").at_temperature(0.5)
+    settings = dict(step=h, steps=steps, paths=paths, seed=1, scheme="euler_maruyama")
+    walk = sde.simulate(free, 0.0, save_every=1, **settings).x.values
+    landscape, x = sde.Landscape("x", "x**2/2", diffusion=[["1 + x**2"]]), np.ones(paths)
+    for noise in np.diff(walk, axis=1).T:
+        d = landscape.diffusion(x[:, None])[:, 0, 0]
+        x = x + h * landscape.drift(x[:, None])[:, 0] + np.sqrt(2 * temperature * d) * noise
+    found = sde.simulate(landscape.at_temperature(temperature), 1.0, **settings).x.values
+    np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-9)
+    other = sde.simulate(landscape.at_temperature(temperature), 1.0, **(settings | {"seed": 2})).x.values
+    assert np.abs(other - x).max() > 0.1  # the counterexample: another noise, another path
 
 
 def test_position_dependent_noise_is_the_cholesky_factor():
@@ -248,18 +215,22 @@ def test_result_carries_its_settings():
     assert seen[-1] == (37, 37)
 
 
-START = dict(start=(0.0, 0.0))
+def exits(**changes):
+    settings = dict(start=(0.1, -0.3), inside="w < 1", step=0.05, paths=64, max_steps=37) | changes
+    return sde.exit_times(NEURON.at_temperature(0.2), settings.pop("start"), settings.pop("inside"), **settings)
+
+
 PROCESS = NEURON.at_temperature(0.2)
 FAULTS = {
     "step must be a finite number > 0, got 0": lambda: langevin(step=0),
     "step must be a finite number > 0, got nan": lambda: langevin(step=float("nan")),
-    "steps must be a whole number from 1 to 4294967296, got 4294967297": lambda: langevin(steps=2**32 + 1),
+    "steps must be a whole number from 1 to 4294967295, got 4294967296": lambda: langevin(steps=2**32),
     "paths must be a whole number >= 1, got 0": lambda: langevin(paths=0),
     "paths must be a whole number >= 1, got 2.5": lambda: langevin(paths=2.5),
-    "scheme must be one of auto, euler_maruyama, got 'euler'": lambda: langevin(scheme="euler"),
+    "scheme must be one of auto, euler_maruyama, .* got 'euler'": lambda: langevin(scheme="euler"),
     "seed must be a whole number >= 0, got -1": lambda: langevin(seed=-1),
     "threads must be": lambda: langevin(threads=0),
-    "save_every must be a whole number from 1 to 37": lambda: langevin(save_every=38),
+    "save_every must be a whole number from 0 to 37": lambda: langevin(save_every=38),
     "start has w = 6, outside the domain": lambda: langevin(start=(6.0, 0.0)),
     "start must have shape": lambda: langevin(start=(0.0, 0.0, 0.0)),
     "start must be finite, got nan at index .1,": lambda: langevin(start=(0.0, np.nan)),
@@ -271,16 +242,48 @@ FAULTS = {
         PROCESS, (0, 0), learning_rate=1, batch_size=1, steps=1
     ),
     "process must be a Process, got FiniteSum": lambda: sde.simulate(NEURON, (0, 0), step=0.1, steps=1),
-    "observables must be a Histogram, got Grid": lambda: langevin(observables=GRID),
+    "observables must be a Histogram, Moments .* got Grid": lambda: langevin(observables=GRID),
     "grid must be a Grid": lambda: sde.sample_density(PROCESS, 5, step=0.1, steps=9, paths=64, burn_in=1),
     "progress must be a function": lambda: langevin(progress=5),
     "array of real numbers": lambda: langevin(start=(0.0, 1j)),
     "step must be a finite number > 0, got 1000": lambda: langevin(step=10**400),
-    "array of indices needs": lambda: sde.sample_indices(2**32 - 1, batch_size=2**20, steps=2**32),
+    "array of indices needs": lambda: sde.sample_indices(2**32 - 1, batch_size=2**20, steps=2**32 - 1),
     "5 paths cannot fill 16": lambda: langevin(paths=5, observables=sde.Histogram(GRID)),
     "no state is counted": lambda: langevin(observables=sde.Histogram(GRID, burn_in=37)),
     "has 1 dimensions, the process 2": lambda: langevin(observables=sde.Histogram(sde.Grid(0, 1, 5))),
     "blocks must be": lambda: sde.Histogram(GRID, blocks=1),
+    "dtype must be one of float64, float32, got 'float16'": lambda: langevin(dtype="float16"),
+    "dtype must be one of float64, float32, got 'hello'": lambda: langevin(dtype="hello"),
+    "step must have shape .37,., got .36,.": lambda: langevin(step=np.full(36, 0.1)),
+    "step must be > 0 at every step, got -1 at step 3": lambda: langevin(step=np.where(np.arange(37) == 3, -1, 0.1)),
+    "substeps must be a whole number from 1": lambda: langevin(substeps=0),
+    "first_path must be": lambda: langevin(first_path=-1),
+    "first_step must be": lambda: langevin(first_step=0.5),
+    "first_step . steps = 4294967297 exceeds": lambda: langevin(first_step=2**32 - 36),
+    "of 65536 substeps exceeds": lambda: langevin(first_step=2**16, substeps=2**16),
+    "walls must be one of reflect, absorb, got 'periodic'": lambda: langevin(walls="periodic"),
+    "needs a wall": lambda: sde.simulate(
+        sde.Landscape("x", "x**2").at_temperature(1.0), 0.0, step=0.1, steps=1, walls="reflect"
+    ),
+    "checkpoint must be the name of a file, got 5": lambda: langevin(checkpoint=5),
+    "step_bias is that of observables": lambda: langevin(step_bias=True),
+    "steps must be even": lambda: langevin(step_bias=True, observables=sde.Moments()),
+    "temperature must be a finite number > 0, got 0": lambda: NEURON.at_temperature(0),
+    "friction must be a finite number > 0, got -1": lambda: sde.Underdamped(NEURON, 0.2, -1),
+    "max_steps must be a whole number": lambda: exits(max_steps=0),
+    "paths must be a whole number >= 2, got 1; an error needs two": lambda: exits(paths=1),
+    "bridge must be True or False, got 1": lambda: exits(bridge=1),
+    "is not inside 'w < 0'": lambda: exits(inside="w < 0"),
+    "inside must be inequalities": lambda: exits(inside=5),
+    "has no paths of its own": lambda: sde.exit_times(
+        sde.Landscape("x", "x**2").at_temperature(1.0),
+        0.0,
+        "x < 1",
+        step=0.1,
+        paths=9,
+        max_steps=9,
+        scheme="leimkuhler_matthews",
+    ),
 }
 
 

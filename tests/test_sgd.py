@@ -214,11 +214,12 @@ CASES = {
 }
 
 
-def both(finite_sum, options, **more):
+def inside_an_epoch(finite_sum, options, attrs=False, **more):
     """A run of 40 steps from step 15, which is inside an epoch of 22 (or 13) and begins a window of SVRG."""
     settings = {"learning_rate": 0.2, "batch_size": 7, "steps": 40, "replicas": 300, "seed": 3, "first_step": 15}
     start = (0.2, 0.3)[: finite_sum.dim]
-    return sde.sgd(finite_sum, start, **settings | options | more).drop_attrs()
+    run = sde.sgd(finite_sum, start, **settings | options | more)
+    return run if attrs else run.drop_attrs()
 
 
 LARGE = {f"{name}, N > 2¹⁶": {"sampling": name} for name in SAMPLINGS[1:]}
@@ -230,10 +231,10 @@ LARGE = {f"{name}, N > 2¹⁶": {"sampling": name} for name in SAMPLINGS[1:]}
     ids=[*CASES, *LARGE],
 )
 def test_bits_do_not_depend_on_how_a_run_is_cut(finite_sum, options, monkeypatch):
-    whole = both(finite_sum, options)
+    whole = inside_an_epoch(finite_sum, options)
     velocity = ["velocity_" + v for v in finite_sum.variables] if options.get("momentum") else []
     assert set(whole.data_vars) == {*finite_sum.variables, *velocity}
-    first = both(finite_sum, options, steps=25)
+    first = inside_an_epoch(finite_sum, options, steps=25)
     rest = {"start_velocity": np.stack([first[v] for v in velocity], -1)} if velocity else {}
     start = np.stack([first[v] for v in finite_sum.variables], -1)
     settings = {"learning_rate": 0.2, "batch_size": 7, "steps": 15, "replicas": 300, "seed": 3, "first_step": 40}
@@ -243,8 +244,8 @@ def test_bits_do_not_depend_on_how_a_run_is_cut(finite_sum, options, monkeypatch
     assert last.drop_attrs().identical(whole.isel(replica=[299]))
     monkeypatch.setattr(_ensemble, "_SEGMENT_SECONDS", 1e-9)
     for threads in (1, 2, 3, 7):
-        assert both(finite_sum, options, threads=threads).identical(whole)
-    saved = both(finite_sum, options, save_every=8)
+        assert inside_an_epoch(finite_sum, options, threads=threads).identical(whole)
+    saved = inside_an_epoch(finite_sum, options, save_every=8)
     assert saved.isel(time=-1, drop=True).identical(whole)
 
     # segments of a table's epochs end with the epoch; were they to end anywhere, the bits would be the same
@@ -253,20 +254,20 @@ def test_bits_do_not_depend_on_how_a_run_is_cut(finite_sum, options, monkeypatch
             super().__init__(*arguments, **settings)
 
     monkeypatch.setattr(_ensemble, "Run", Anywhere)
-    assert both(finite_sum, options, threads=2).identical(whole)
+    assert inside_an_epoch(finite_sum, options, threads=2).identical(whole)
 
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_bits_do_not_depend_on_groups(options, monkeypatch):
-    whole = both(NEURON, options, replicas=9000)
+    whole = inside_an_epoch(NEURON, options, replicas=5000)
     monkeypatch.setattr(_ensemble, "_GROUP_BYTES", 1)
-    assert both(NEURON, options, replicas=9000, threads=2).identical(whole)
-    assert both(NEURON, options).identical(whole.isel(replica=slice(300)))
+    assert inside_an_epoch(NEURON, options, replicas=5000, threads=2).identical(whole)
+    assert inside_an_epoch(NEURON, options).identical(whole.isel(replica=slice(300)))
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    options = {"momentum": 0.9, "sampling": "reshuffling", "svrg": 5, "replicas": 9000, "steps": 80}
-    whole = both(NEURON, options)
+    options = {"momentum": 0.9, "sampling": "reshuffling", "svrg": 5, "replicas": 5000, "steps": 80}
+    whole = inside_an_epoch(NEURON, options)
     monkeypatch.setattr(_ensemble, "_GROUP_BYTES", 1)
     monkeypatch.setattr(_ensemble, "_SEGMENT_SECONDS", 1e-9)
     monkeypatch.setattr(_checkpoint.Checkpoint, "seconds", -1.0)
@@ -280,15 +281,15 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "run.npz"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            both(NEURON, options, checkpoint=file, progress=stop)
+            inside_an_epoch(NEURON, options, checkpoint=file, progress=stop)
     with pytest.raises(ValueError, match="the checkpoint of another run"):
-        both(NEURON, options | {"start_velocity": 1.0 * np.ones(2)}, checkpoint=file)
-    assert both(NEURON, options, checkpoint=file).identical(whole) and not file.exists()
+        inside_an_epoch(NEURON, options | {"start_velocity": 1.0 * np.ones(2)}, checkpoint=file)
+    assert inside_an_epoch(NEURON, options, checkpoint=file).identical(whole) and not file.exists()
 
 
 @pytest.mark.parametrize("case", ["plain", "SVRG"])
 def test_float32_follows_float64(case):
-    wide, narrow = (both(NEURON, CASES[case], steps=300, dtype=dtype) for dtype in ("float64", "float32"))
+    wide, narrow = (inside_an_epoch(NEURON, CASES[case], steps=300, dtype=dtype) for dtype in ("float64", "float32"))
     for name in wide:
         assert narrow[name].dtype == np.float32
         np.testing.assert_allclose(narrow[name], wide[name], rtol=0, atol=1e-5)
@@ -324,8 +325,9 @@ PEARSON_CASES = [("with_replacement", 1, 0.5), ("with_replacement", 2, 0.8), ("w
 
 def pearson_row(sampling, batch, eta, replicas, steps):
     center, exact, sde_variance, temperature = pearson_laws(eta, batch, sampling)
+    moments = sde.paths.Moments(burn_in=60, blocks=256)
     run = sde.sgd(PEARSON, (center,), learning_rate=eta, batch_size=batch, sampling=sampling, steps=steps,
-                  replicas=replicas, seed=9, observables=sde.paths.Moments(burn_in=60, blocks=256), save_every=0)  # fmt: skip
+                  replicas=replicas, seed=9, observables=moments, save_every=0)  # fmt: skip
     assert run.attrs["temperature"] == pytest.approx(temperature, rel=1e-14)
     mean, mean_error, measured, error = (
         run[name].values.ravel()[0] for name in ("mean", "mean_error", "covariance", "covariance_error")
@@ -333,7 +335,7 @@ def pearson_row(sampling, batch, eta, replicas, steps):
     assert error <= 0.003 * exact, sampling
     assert abs(mean - center) < 3 * mean_error and abs(measured - exact) < 3 * error
     assert abs(measured - sde_variance) > 10 * error
-    return [sampling, batch, f"{eta:g}", f"{measured:.5f} ± {error:.5f}", f"{exact:.5f}", f"{sde_variance:.5f}",
+    return [sampling, batch, f"{eta:g}", f"{measured:.6f} ± {error:.6f}", f"{exact:.6f}", f"{sde_variance:.6f}",
             f"{(mean - center) / mean_error:.1f}"]  # fmt: skip
 
 
@@ -574,14 +576,12 @@ def test_divergence_names_replica_and_step():
 
 
 def test_what_a_result_says():
-    rates = np.linspace(0.2, 0.1, 10)
-    run = sde.sgd(NEURON, (0.2, 0.3), learning_rate=rates, batch_size=4, steps=10, sampling="without_replacement")
+    run = inside_an_epoch(NEURON, CASES["subset"] | {"learning_rate": falling, "batch_size": 4}, attrs=True)
     share = 146 / 149 / 8
-    assert run.attrs["temperature_first"] == pytest.approx(0.2 * share)
-    assert run.attrs["temperature_last"] == pytest.approx(0.1 * share) and "temperature" not in run.attrs
+    assert run.attrs["temperature_first"] == pytest.approx(0.5 * share)
+    assert run.attrs["temperature_last"] == pytest.approx(falling(54) * share) and "temperature" not in run.attrs
     assert run.attrs["epoch_steps"] == 38 and run.attrs["sampling"] == "without_replacement"
-    assert run.attrs["momentum"] == run.attrs["weight_decay"] == 0 and run.attrs["nesterov"] is False
-    run = sde.sgd(NEURON, (0.2, 0.3), learning_rate=0.1, batch_size=4, steps=10, sampling="reshuffling")
+    assert run.attrs["momentum"] == 0.5 and run.attrs["weight_decay"] == 0 and run.attrs["nesterov"] is False
+    run = inside_an_epoch(NEURON, CASES["epochs"], attrs=True)
     assert not [name for name in run.attrs if name.startswith("temperature")]
-    run = both(NEURON, CASES["subset"], save_every=0)
-    assert not run.data_vars
+    assert not inside_an_epoch(NEURON, CASES["subset"], save_every=0).data_vars

@@ -16,5 +16,9 @@ from .densities import plot_density as plot_density
 from .distance import PowerLaw as PowerLaw
 from .distance import fit_power_law as fit_power_law
 from .distance import plot_distance as plot_distance
+from .lag_covariance import plot_lag_covariance as plot_lag_covariance
+from .paths import plot_paths as plot_paths
 from .potential import plot_potential_against_loss as plot_potential_against_loss
+from .schedule import plot_schedule as plot_schedule
 from .spectrum import plot_spectrum as plot_spectrum
+from .survival import plot_survival as plot_survival

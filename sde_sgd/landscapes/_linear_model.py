@@ -116,13 +116,15 @@ class LinearModel(FiniteSum):
 
     def lane_code(self, real: str = "float64") -> LaneCode:
         """Code of one sample's gradient: per coordinate up to 16 weights, and with arrays for any number."""
-        if "lane" not in self._cache:
-            self._cache["lane"] = self._lane_code()
-        return self._cache["lane"]
+        key = f"lane {real}"
+        if key not in self._cache:
+            self._cache[key] = self._lane_code(real)
+        return self._cache[key]
 
-    def _lane_code(self) -> LaneCode:
+    def _lane_code(self, real: str) -> LaneCode:
         d, (inputs, targets) = self.dim, self.data.values()
-        slope = straight_line({"slope": self._scalar(1)}, {_P: sp.Symbol("prediction"), _Y: sp.Symbol("target")})
+        names = {_P: sp.Symbol("prediction"), _Y: sp.Symbol("target")}
+        slope = straight_line({"slope": self._scalar(1)}, names, real)
         lines: list[str] = []
         columns: tuple[np.ndarray, ...] = ()
         if d <= UNROLLED:

@@ -86,14 +86,13 @@ class _PassageTally:
         if self._times[-1] > end * (1 + 1e-12):
             raise ValueError(f"times reach {self._times[-1]:g}, the run ends at {end:g}; run longer or ask for less")
         self._region = region
-        # the number of steps up to each time: a passage at step n is before it if n is not greater
-        clock = setting.times(np.arange(setting.steps + 1)) if np.ndim(setting.clock) else None
+        # how many steps are done at each time: a passage at step n is before it if n is not greater
         late = self._times * (1 + 1e-12)
-        self._steps = (
-            np.floor(late / setting.clock).astype(np.int64)
-            if clock is None
-            else np.searchsorted(clock, late, side="right") - 1
-        )
+        if isinstance(setting.clock, np.ndarray):
+            every = setting.times(np.arange(setting.steps + 1))
+            self._steps = np.searchsorted(every, late, side="right") - 1
+        else:
+            self._steps = np.floor(late / float(setting.times(1))).astype(np.int64)
         self.part = self._kernel_part(setting.name, region)
         self.arrays: list[np.ndarray] = [
             np.zeros(len(self._times), np.int64), np.zeros(1, np.int64), np.zeros(2),
@@ -102,12 +101,12 @@ class _PassageTally:
 
     @staticmethod
     def _kernel_part(name: str, region: Region) -> Part:
-        fixed = dict(zip(region.parameters, region.parameters.values()))
-        symbols, values = {}, []
+        symbols: dict[sp.Symbol, sp.Symbol] = {}
+        values: list[float] = []
         for symbol, canonical in region.names().items():
             if str(canonical).startswith("p"):
                 symbols[symbol] = sp.Symbol(f"{name}_p{len(values)}", real=True)
-                values.append(fixed[str(symbol)])
+                values.append(region.parameters[str(symbol)])
             else:
                 symbols[symbol] = sp.Symbol(f"{name}_{canonical}", real=True)
         mask = {} if region.mask is None else region.mask.arguments(f"{name}_f")

@@ -26,7 +26,7 @@ _ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """A piece of a kernel.
 
@@ -37,8 +37,10 @@ class Part:
     which `lanes` compute y0… from x0… (its other locals may be read by later parts); a stepper of many variables has
     instead `loops`, step lines that fill the rows y0… from the rows X0…; `after` each step once X0… hold
     the new state. They may read `step` (of the random numbers), `count` (steps done since the run began, this one
-X of an int64 array that each thread has for itself, passed as the argument
-    `counter`, summed afterwards. `fragments` names text to paste in.
+    included), `ids[base + j]` (number of the lane's path), `offset + base + j` (its place among the run's `total`) and
+    `live` (lanes in use); `begin` may lower `todo`, the steps this chunk makes, and `after` may break.
+    `counters` = (blocks, cells) asks for an int64 array, per thread, whose rows are contiguous blocks of paths: the
+    argument `counter`, with its first block in `<counter>_first`. `fragments` names text to paste in.
     """
 
     rows: tuple[str, ...] = ()
@@ -192,6 +194,8 @@ def _advance_rows(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bou
         lines += each_row(f"{first}, {end}", [f"y = {y}", *_wrap("y", "turns", "i"), f"{y} = y"])
     later = [line for part in parts[1:] for line in part.lanes]
     words = set(re.findall(r"\w+", "\n".join(later)))
+    if any(re.fullmatch(r"turns\d+", word) for word in words):
+        raise ValueError("the winding of a periodic variable is counted for landscapes of up to 16 variables")
     named = [i for i in range(dim) if f"y{i}" in words]
     before = [f"x{i} = work[{i}, j]" for i in range(dim) if f"x{i}" in words]
     before += [f"y{i} = work[at_y0 + {i}, j]" for i in named]
@@ -206,6 +210,7 @@ def _wrap(y: str, turns: str, i: int | str) -> list[str]:
     return [
         f"{turns} = np.floor(({y} - low[{i}]) / span[{i}])",
         f"{y} = {y} - span[{i}] * {turns}",
+        f"{turns} = {turns} + 1.0 if {y} >= low[{i}] + span[{i}] else {turns}",
         f"{y} = low[{i}] if {y} >= low[{i}] + span[{i}] or {y} < low[{i}] else {y}",
     ]
 

@@ -52,11 +52,10 @@ class Histogram:
             return
         what = "names of variables (or a mapping of names to directions), one per axis of the grid"
         names = _checks.sequence("project", self.project, self.grid.dim, what)
+        project: tuple | dict = tuple(names)
         if isinstance(self.project, Mapping):
             check_names("projection", names)
             project = {n: tuple(_checks.finite_array(f"direction {n}", u).tolist()) for n, u in self.project.items()}
-        else:
-            project = tuple(names)
         object.__setattr__(self, "project", project)
 
     def tally(self, setting: Setting) -> "_HistogramTally":

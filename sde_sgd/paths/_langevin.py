@@ -34,7 +34,8 @@ def langevin_part(model: Model, scheme: Scheme, *, substeps: int, friction: floa
         setup=[*model.setup, *increments.setup],
         begin=begin,
         step=[*_scalars(model, friction is not None), *draw, *loops],
-        fragments=("_lane_math32" if real == "float32" else "_lane_math", *increments.fragments, *model.fragments),
+        fragments=(*(("_normals32", "_lane_math32") if real == "float32" else ("_lane_math",)),
+                   *increments.fragments, *model.fragments),
         **{model.form: lanes},
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from ._model import Model, cholesky
 from ._noise import NORMAL_STREAM, Increments
 
 TILE = 4
-ROWS_FROM = 5  # variables from which linear drifts go by rows: as fast there, and compiled in a time that stays
+ROWS_FROM = 9  # variables from which linear drifts go by rows: as fast there, and compiled in a time that stays
 _STREAM_BLOCKS = 1 << 24  # blocks per step before the next stream begins
 _COMPONENT = re.compile(r"(\w+)\{(d\+)?i\}(?:\[j\])?")
 
@@ -66,7 +66,7 @@ class RowIncrements(Increments):
         fill = self._fill(f"(({n}) * substeps + sub)", f"sub == 0 or {fresh}")
         add = each_row(first, [f"work[at_S0 + i, j] += share * work[at_N0 + {part}i, j]"])
         if self.pairs:
-            lever = self._cast("substeps - 1 - 2 * sub")
+            lever = self._cast("(substeps - 1 - 2 * sub)")
             inner = f"lever * {lever} * work[at_N0 + {part}i, j] + inner * work[at_N0 + {part}{first} + i, j]"
             add += each_row(self.pairs, [f"work[at_S0 + {first} + i, j] += {inner}"])
         zero = each_row(self.count, ["work[at_S0 + i, j] = 0.0"])

@@ -11,7 +11,6 @@ from sde_sgd.process import Process
 
 from ._histogram import Histogram
 from ._simulate import simulate
-from ._step_bias import with_step_bias
 
 
 def sample_density(
@@ -47,9 +46,8 @@ def sample_density(
     project : which variables, or which directions, the axes of the grid are, as in `Histogram`.
 
     Returns a DataArray over the variables (or the names in `project`), settings and seed in `attrs`. Its sum times the
-    cell volume is the share of samples inside. Other arguments and errors as in `simulate` and `Histogram`; with
-    `step_bias` two runs share `checkpoint`, and one interrupted in the second begins the first anew. The average
-    is that of the steady density only where burn_in outlasts the relaxation.
+    cell volume is the share of samples inside. Other arguments and errors as in `simulate` and `Histogram`. The
+    average is that of the steady density only where burn_in outlasts the relaxation.
     """
     _checks.instance("process", process, Process, "make one with landscape.at_temperature(T)")
     _checks.instance("grid", grid, Grid)
@@ -59,21 +57,11 @@ def sample_density(
             raise ValueError("with project the grid does not say where to start; give start, a point of all variables")
         start = (np.asarray(grid.lower) + np.asarray(grid.upper)) / 2
 
-    def run(observables, longer: int) -> xr.Dataset:
-        return simulate(
-            process, start, step=step if longer == 1 else longer * step, steps=steps // longer, paths=paths,
-            scheme=scheme, walls=walls, save_every=0, observables=observables, seed=seed, dtype=dtype, threads=threads,
-            checkpoint=checkpoint if longer == 1 or checkpoint is None else f"{checkpoint}.{longer}h",
-            progress=progress, substeps=longer,
-        )  # fmt: skip
-
-    if step_bias:
-        steps, paths = _checks.whole("steps", steps, 1), _checks.whole("paths", paths, 1)
-        step = step if np.ndim(step) else _checks.positive("step", step)
-        histogram.check(process.domain, paths, steps)
-        result = with_step_bias(run, process, histogram, step=step, steps=steps, scheme=scheme)
-    else:
-        result = run(histogram, 1)
+    result = simulate(
+        process, start, step=step, steps=steps, paths=paths, scheme=scheme, walls=walls, save_every=0,
+        observables=histogram, seed=seed, dtype=dtype, threads=threads, checkpoint=checkpoint, progress=progress,
+        step_bias=step_bias,
+    )  # fmt: skip
     parts = Histogram.extract(result)
     names = [name for name in parts if name not in ("density", "counts", "outside")]
     return parts["density"].assign_coords({name: parts[name] for name in names}).assign_attrs(result.attrs)

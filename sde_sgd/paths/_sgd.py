@@ -12,6 +12,7 @@ from . import _ensemble
 from ._frame import LANES, build
 from ._observable import Observable
 from ._picks import draw_indices
+from ._row_sgd import row_sgd_part
 from ._sampling import MAX_BATCH, SAMPLINGS, keyed
 from ._sgd_kernel import sgd_part
 from ._simulate import _real, clock_of, clock_settings, dataset, saving, start_tallies
@@ -104,10 +105,8 @@ def sgd(
     x = _ensemble.starts(start, replicas, finite_sum.dim, finite_sum.domain)
     velocity = _velocity(start_velocity, x.shape, momentum)
     lane = finite_sum.lane_code(real)
-    if not lane.lines:
-        raise ValueError(f"sgd takes sums of few variables written as an expression, not {finite_sum.name!r}")
     table = 0 if sampling == "with_replacement" or keyed(samples) else 2 * LANES * samples
-    stepper = sgd_part(
+    stepper = (sgd_part if lane.lines else row_sgd_part)(
         lane, sampling=sampling, keyed=keyed(samples), batch_size=batch_size, momentum=momentum, nesterov=nesterov,
         decay=weight_decay, svag=svag, svrg=svrg, real=real,
     )  # fmt: skip

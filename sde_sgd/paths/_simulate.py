@@ -183,7 +183,7 @@ def _real(dtype) -> str:
     try:
         name = np.dtype(dtype).name
     except TypeError:
-        name = repr(dtype)
+        name = dtype
     return _checks.choice("dtype", name, DTYPES)
 
 

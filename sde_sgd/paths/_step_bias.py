@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from sde_sgd import _checks
+from sde_sgd.errors import Diverged, TooFewSamples
 from sde_sgd.process import Process, Underdamped
 
 from ._ensemble import Tally
@@ -52,11 +53,17 @@ def with_step_bias(
     half("first_step", first_step)
     coarse = [_Kept(observable.halved()) for observable in several]
     fine = [_Kept(observable) for observable in several]
-    run(coarse, 2)
-    result = run(fine, 1)
-    chosen = SCHEMES[_checks.choice("scheme", result.attrs["scheme"], tuple(SCHEMES))]
+    also = "step_bias also runs at twice the step, and there"
+    try:
+        result = run(coarse, 2)
+    except Diverged as fault:
+        raise Diverged(f"{also} {fault}", path=fault.path, step=fault.step) from fault
+    except TooFewSamples as fault:
+        raise TooFewSamples(f"{also} {fault}") from fault
     if result.attrs.get("walls") == "absorb":
         raise ValueError('step_bias knows no order where walls="absorb" stops paths; take exit_times')
+    result = run(fine, 1)
+    chosen = SCHEMES[_checks.choice("scheme", result.attrs["scheme"], tuple(SCHEMES))]
     for one, other in zip(fine, coarse):
         for name, at_h in one.started.estimates().items():
             result = result.assign(
