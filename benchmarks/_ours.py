@@ -102,18 +102,27 @@ def floor(real: str, threads: int, repeats: int) -> dict:
     return measure(lambda seed: draw(seed, threads), repeats, 1.0)
 
 
-def scaling(repeats: int) -> list[tuple[int, float]]:
-    """(threads, how many times the speed of one thread) of the normals kernel: arithmetic alone, its data in L1.
+def scaling(repeats: int) -> list[tuple[int, float, float]]:
+    """(threads, speed of the normals alone, of `simulate`), both over one thread.
 
-    Threads take turns, so that what else the machine does meets all of them.
+    The normals are arithmetic alone, their data in the first cache: what the machine gives. All take turns, so that
+    what else the machine does meets each of them.
     """
-    draw, counts = normals_only("float64"), range(1, cores() + 1)
-    draw(0)
-    shortest = dict.fromkeys(counts, math.inf)
-    for _ in range(repeats):
-        for count in counts:
-            shortest[count] = min(shortest[count], best_seconds(lambda count=count: draw(0, count), 1))
-    return [(count, shortest[1] / seconds) for count, seconds in shortest.items()]
+    process, draw = sde.landscapes.get("double_well").at_temperature(TEMPERATURE), normals_only("float64")
+
+    def simulate(threads: int):
+        sde.simulate(
+            process, START, step=STEP, steps=STEPS, paths=PATHS, scheme="euler_maruyama", threads=threads, save_every=0
+        )
+
+    counts, works = range(1, cores() + 1), (lambda n: draw(0, n), simulate)
+    shortest = np.full((len(works), len(counts)), math.inf)
+    for _ in range(repeats + 1):  # one more: the first compiles
+        for i, work in enumerate(works):
+            for k, count in enumerate(counts):
+                shortest[i, k] = min(shortest[i, k], best_seconds(lambda work=work, count=count: work(count), 1))
+    gains = shortest[:, :1] / shortest
+    return [(count, float(gains[0, k]), float(gains[1, k])) for k, count in enumerate(counts)]
 
 
 MEMORY = """
@@ -130,7 +139,7 @@ run(64, 10)
 before, began = peak_bytes(), time.perf_counter()
 density = run(paths, steps)
 seconds, peak = time.perf_counter() - began, peak_bytes()
-exact = np.exp(-process.potential(grid.centers()))
+exact = np.exp(-process.potential(grid.centers()) / process.temperature)
 exact /= exact.sum() * grid.cell_volume
 distance = float(np.abs(density.values - exact).sum() * grid.cell_volume)
 print(json.dumps({"before": before, "peak": peak, "seconds": seconds, "l1": distance}))

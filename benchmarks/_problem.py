@@ -25,22 +25,25 @@ def variance_of(scheme: str) -> float:
     return 2 * TEMPERATURE * h * v / (1 - a * a)
 
 
-def measure(work: Callable[[int], object], repeats: int, variance: float, steps: int = STEPS, **facts) -> dict:
-    """Time `work(seed)`, which returns the final y of all paths: once to be warm, then the shortest of `repeats`."""
-    began = time.perf_counter()
+def measure(work: Callable[[int], object], repeats: int, variance: float) -> dict:
+    """Time `work(seed)`, which returns the final y of all paths: once to be warm, then the shortest of `repeats`.
+
+    `cores` is how many the process kept busy in its shortest run: below 1 on one thread, something else was running.
+    """
     work(0)
-    first, seconds, ratios = time.perf_counter() - began, [], []
+    runs, ratios = [], []
     for seed in range(1, repeats + 1):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         y = work(seed)
-        seconds.append(time.perf_counter() - began)
+        used, seconds = time.process_time() - used, time.perf_counter() - began
+        runs.append((seconds, used / seconds))
         ratios.append(float(y.var()) / variance)  # type: ignore[attr-defined]
+    seconds, cores = min(runs)
     return {
-        "ns": 1e9 * min(seconds) / (PATHS * steps),
+        "ns": 1e9 * seconds / (PATHS * STEPS),
+        "cores": cores,
         "ratio": sum(ratios) / repeats,
         "error": math.sqrt(2 / (PATHS * repeats)),
-        "first": first,
-        **facts,
     }
 
 

@@ -91,7 +91,7 @@ def ns_per_step(process, start, scheme: str, step: float, steps: int = 2000) -> 
         )
 
     run(1)
-    return 1e9 * best_seconds(lambda: run(steps), 7) / (steps * len(start))
+    return 1e9 * best_seconds(lambda: run(steps), 15) / (steps * len(start))
 
 
 def steady(problem: str, units: float) -> list[Point]:

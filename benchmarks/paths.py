@@ -36,7 +36,7 @@ def peer(road: str, threads: str, repeats: int) -> dict:
 
 
 def against_peers(repeats: int) -> tuple[list[list[str]], dict, dict]:
-    """Rows of the first table; the ns of each road as {(road, threads): ns}; versions of the peers."""
+    """Rows of the first table; the cores each road kept busy, {(road, threads): cores}; versions of the peers."""
     count, versions = {"1": 1, "all": cores()}, {}
     results = {}
     for threads in THREADS:
@@ -51,7 +51,7 @@ def against_peers(repeats: int) -> tuple[list[list[str]], dict, dict]:
     for road in dict.fromkeys(road for road, _ in ns):
         cells = [[_ns(ns[road, t]), _ratio(ns[road, t] / ns["`sde.simulate`", t])] for t in THREADS]
         rows.append([road, *cells[0], *cells[1], _check(results[road, "1"])])
-    return rows, ns, versions
+    return rows, {key: result["cores"] for key, result in results.items()}, versions
 
 
 def schemes(repeats: int) -> tuple[list[list[str]], dict]:
@@ -138,15 +138,15 @@ Single paths, $D = 1 + 2x^2$ (`multiplicative_well` at $T = {work.MULTIPLICATIVE
 def main(quick: bool) -> None:
     repeats, folder = (1, HERE.parent / "build" / "benchmarks") if quick else (7, DOCS)
     threads = cores()
-    compared, ns, versions = against_peers(repeats)
+    compared, busy, versions = against_peers(repeats)
     by_scheme, own = schemes(repeats)
     scaling = _ours.scaling(2 if quick else 15)
     memory = _ours.memory(100_000, 100 if quick else 10_000)
     first = _ours.first_calls(1 if quick else 3)
     precision = work_precision(folder, 2.0**17 if quick else 2.0**25)
-    speeds = ", ".join(f"{speed:.2f} times as fast on {count}" for count, speed in scaling if count > 1) or "alone"
-    simulated = "`sde.simulate`"
-    gain = ns[simulated, "1"] / ns[simulated, "all"]
+    speeds = ", ".join(f"{speed:.2f} times on {count}" for count, speed, _ in scaling if count > 1)
+    gains = ", ".join(f"{gain:.2f} times on {count}" for count, _, gain in scaling if count > 1)
+    idle = min(found for (_, count), found in busy.items() if count == "1")
     single = own["euler_maruyama", "float64"] / own["euler_maruyama", "float32"]
     calls = [[name, *(f"{second:.2f} s" for second in times[:3]), f"{1e3 * times[3]:.1f} ms"] for name, times in first]
     publish(
@@ -186,15 +186,18 @@ times as fast as float64.
 
 ## Threads
 
-The normals alone, which touch no memory beyond the first cache, run {speeds} threads as on one:
-this is what the machine gives. `sde.simulate` reaches {gain:.2f}.
+Over one thread, the normals alone, which touch no memory beyond the first cache, gain {speeds or "nothing, on one"}
+threads: this is what the machine gives. `sde.simulate` gains {gains or "nothing"}.
+
+What else the machine did: in their shortest runs, every road on one thread had at least {100 * idle:.0f} % of its core,
+and `sde.simulate` on {threads} threads had {busy["`sde.simulate`", "all"]:.2f} cores.
 
 ## Memory
 
 {memory["samples"]:.0e} path-steps counted into 120 × 120 cells by `sample_density`, {memory["paths"]:,} paths:
 {memory["peak"] / 2**20:.0f} MiB at the peak of the process, {memory["before"] / 2**20:.0f} MiB of them held before it
 began (Python, the libraries and the compiler); {memory["seconds"]:.1f} s on {threads} threads. The density lies
-{memory["l1"]:.3f} from the exact one in L1.
+{memory["l1"]:.1e} from the exact one in L1.
 
 ## The first call
 

@@ -183,7 +183,7 @@ class Underdamped(Process):
     temperature : T > 0, or a schedule as in `Process`. friction : γ > 0.
 
     As a `Process` its drift is (v, b − γv) and its diffusion matrix is γD in the velocities and 0 in the positions:
-    singular, so that densities on grids do not apply. Raises ValueError for bad numbers. Langevin (1908);
+    singular, so that a density on a grid is of first order only. Raises ValueError for bad numbers. Langevin (1908);
     Kramers (1940).
     """
 

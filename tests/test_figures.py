@@ -8,9 +8,11 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
-from sde_sgd import figures
+import sde_sgd as sde
+from sde_sgd import figures, schedules
 
 T = 0.1
 
@@ -190,6 +192,146 @@ def test_spectrum():
     figures.svg(ax.figure)
 
 
+def saved(dims=("path", "time"), n=8, times=30, **more):
+    """Smooth curves as saved states: path k is its own."""
+    t, k = np.linspace(0, 3, times), np.arange(n)[:, None]
+    x, y = np.cos(t + 0.1 * k), 0.5 * np.sin(t - 0.2 * k)
+    return xr.Dataset({"x": (dims, x), "y": (dims, y), **more}, coords={"time": t, "step": ("time", np.arange(times))})
+
+
+WELL = sde.Landscape(("x", "y"), "(x**2 - 1)**2/4 + y**2/2", domain=((-3, 3), (-3, 3)), name="well")
+
+
+def test_paths_in_the_plane_lie_over_the_loss():
+    """Lines are the first paths; the box holds them; levels are those of the loss, closer where it is low."""
+    run = saved(passage=("path", np.zeros(8)))
+    ax = figures.plot_paths(run, WELL)
+    drawn = [line for line in ax.lines if len(line.get_xdata()) == 30]
+    assert [np.array_equal(line.get_xdata(), run.x[k]) for k, line in enumerate(drawn)] == [True] * 3
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y") and ax.get_title(loc="right") == "3 of 8 paths"
+    for values, (low, high) in ((run.x[:3], ax.get_xlim()), (run.y[:3], ax.get_ylim())):
+        assert low < values.min() and values.max() < high
+    levels = [c for c in ax.collections if isinstance(c, ContourSet)][-1].levels
+    assert (np.diff(levels, 2) > 0).all()
+    start = next(line for line in ax.lines if line.get_label() == "start")
+    assert np.array_equal(start.get_xdata(), run.x[:3, 0])
+    figures.png(ax.figure)
+    every = figures.plot_paths(run, WELL.at_temperature(0.1), shown=8).lines
+    assert len(every) == 8 * 2 + 2  # a path and its end each; the starts, and the key of the ends
+    assert figures.plot_paths(run, shown=9).get_title(loc="right") == ""
+
+
+def test_paths_of_one_variable_run_against_time():
+    ax = figures.plot_paths(saved(("replica", "time")), variables="y")
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(loc="right")) == ("time", "y", "5 of 8 replicas")
+    assert len(ax.lines) == 5 and ax.lines[0].get_xdata()[-1] == 3.0
+    line = sde.Landscape(("y",), "y**2/2")
+    figures.png(figures.plot_paths(saved()[["y"]], line).figure)
+    flat = sde.Landscape(("y",), "0*y")
+    assert not figures.plot_paths(saved()[["y"]], flat).collections  # a flat loss has no levels
+
+
+def test_paths_end_at_a_seam_and_can_be_named_among_many_variables():
+    ring = sde.Landscape(("y",), "cos(y)", domain=((-1, 1, "periodic"),))
+    values = np.array([[0.5, 0.9, -0.9, -0.5]])
+    run = xr.Dataset({"y": (("path", "time"), values)}, coords={"time": np.arange(4.0)})
+    assert np.isnan(figures.plot_paths(run, ring).lines[0].get_ydata()).tolist() == [False, False, True, False]
+    assert not np.isnan(figures.plot_paths(run).lines[0].get_ydata()).any()  # nothing says that it is a circle
+    many = xr.Dataset({"state": (("path", "time", "variable"), np.random.default_rng(0).normal(size=(2, 4, 20)))},
+                      coords={"time": np.arange(4.0), "variable": [f"w{i}" for i in range(20)]})  # fmt: skip
+    ax = figures.plot_paths(many, variables=("w3", "w1"))
+    assert np.array_equal(ax.lines[0].get_xdata(), many.state[0, :, 3]) and ax.get_ylabel() == "w1"
+
+
+def exits(censored=0, name="mean_exit_time"):
+    """The survival curve of an exponential law with mean 2."""
+    t = np.linspace(0, 8, 60)
+    alive = np.exp(-t / 2)
+    curve, numbers = ("time", alive), {name: 2.0, f"{name}_error": 0.0212}
+    data = {"survival": curve, "survival_error": ("time", np.sqrt(alive * (1 - alive) / 900)), **numbers}
+    attrs = {"paths": 900, "censored": censored}
+    if name == "passage_time":
+        data["censored"] = attrs.pop("censored")
+    return xr.Dataset(data, coords={"time": t}, attrs=attrs)
+
+
+def legend_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_survival_states_mean_and_censored():
+    ax = figures.plot_survival(exits(16))
+    assert legend_of(ax) == ["mean 2.000 ± 0.021, 16 of 900 censored", "exponential law with that mean"]
+    curve, law = ax.lines
+    assert ax.get_yscale() == "log" and np.allclose(curve.get_ydata(), law.get_ydata())
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() <= 1 and band[:, 1].min() < curve.get_ydata().min()
+    figures.png(ax.figure)
+
+
+def test_survivals_share_a_frame():
+    ax = figures.plot_survival(exits(), label="T = 0.2")
+    low = ax.get_ylim()[0]
+    assert figures.plot_survival(exits().isel(time=slice(20)), ax=ax, label="T = 0.1") is ax
+    assert legend_of(ax) == [
+        "T = 0.2: mean 2.000 ± 0.021", "T = 0.1: mean 2.000 ± 0.021", "exponential law with that mean",
+    ]  # fmt: skip
+    assert ax.get_ylim()[0] == low and ax.lines[0].get_color() == ax.lines[1].get_color() != ax.lines[2].get_color()
+
+
+def test_a_first_passage_without_an_end_has_no_law():
+    ax = figures.plot_survival(exits(16, "passage_time"))
+    assert legend_of(ax) == ["mean at least 2.000 ± 0.021, 16 of 900 censored"] and len(ax.lines) == 1
+    assert len(figures.plot_survival(exits(0, "passage_time")).lines) == 2
+
+
+def lags(names=("x", "y"), **coords):
+    d, lag = len(names), np.arange(6)
+    value = np.exp(-0.4 * lag)[:, None, None] * np.eye(d) + 0.1 * lag[:, None, None] * np.triu(np.ones((d, d)), 1)
+    error = 0.01 + 0.01 * np.triu(np.ones((d, d)), 1)[None] * np.ones((6, 1, 1))
+    dims = ("lag", "variable", "variable_2")
+    return xr.Dataset({"lag_covariance": (dims, value), "lag_covariance_error": (dims, error)},
+                      coords={"lag": lag, "variable": list(names), "variable_2": list(names), **coords})  # fmt: skip
+
+
+def test_lag_covariance_shows_both_parts():
+    figure = figures.plot_lag_covariance(lags(lag_time=("lag", 0.5 * np.arange(6))))
+    above, below = figure.axes
+    assert legend_of(above) == ["x, x", "y, y", "x, y"] and legend_of(below) == ["x, y"]
+    (antisymmetric,) = below.containers
+    assert np.allclose(antisymmetric.lines[0].get_ydata(), 0.05 * np.arange(6))
+    assert np.allclose(above.containers[2].lines[0].get_ydata(), 0.05 * np.arange(6))
+    bar = antisymmetric.lines[2][0].get_segments()[3]
+    assert np.isclose(np.ptp(bar[:, 1]), 2 * 0.015)  # the mean of both components' errors
+    assert below.get_xlabel() == "lag, time" and antisymmetric.lines[0].get_xdata()[-1] == 2.5
+    assert antisymmetric.lines[0].get_color() == above.containers[2].lines[0].get_color()
+    figures.png(figure)
+
+
+def test_lag_covariance_of_one_variable_is_one_panel():
+    figure = figures.plot_lag_covariance(lags(("a", "b", "c", "d")), "c")
+    (ax,) = figure.axes
+    assert ax.get_xlabel() == "lag, samples" and legend_of(ax) == ["c, c"]
+
+
+def test_schedule():
+    """It draws what the schedule gives, as far as it does anything."""
+    ends = {
+        schedules.Annealing(0.4, 0.1, 10.0): 12.0,
+        schedules.Cyclic(0.1, 0.4, 5.0): 15.0,
+        schedules.Trapezoid(0.1, 0.4, 1, 2, 7): 11.0,
+        schedules.StepDecay(0.4, 0.5, (2.0, 4.0)): 5.0,
+    }
+    for schedule, end in ends.items():
+        ax = figures.plot_schedule(schedule)
+        t, value = ax.lines[0].get_data()
+        assert t[-1] == pytest.approx(end) and np.array_equal(value, schedule(t)) and ax.get_ylim()[0] == 0
+    ax = figures.plot_schedule(lambda t: 0.1, end=3.0, label="constant")
+    figures.plot_schedule(schedules.Annealing(0.4, 0.1, 2.0), ax=ax, label="falling")
+    assert legend_of(ax) == ["constant", "falling"] and ax.get_ylim()[1] > 0.4
+    figures.png(ax.figure)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -211,6 +353,18 @@ def test_spectrum():
         (lambda f: figures.fit_power_law(1, 2), "one shape"),
         (lambda f: figures.plot_spectrum({"D": [-1.0]}), "no positive eigenvalue"),
         (lambda f: figures.plot_spectrum({}), "no spectrum"),
+        (lambda f: figures.plot_paths(saved().isel(time=-1)), "run it with save_every"),
+        (lambda f: figures.plot_paths(saved(), variables="z"), "no saved variable 'z'; it has x, y"),
+        (lambda f: figures.plot_paths(saved(z=(("path", "time"), np.zeros((8, 30))))), "the run has x, y, z"),
+        (lambda f: figures.plot_paths(saved()[["x"]], WELL), "well is over x, y and the paths drawn are over x"),
+        (lambda f: figures.plot_paths(saved(), shown=0), "at least 1, got 0"),
+        (lambda f: figures.plot_survival(saved()), "no survival curve"),
+        (lambda f: figures.plot_lag_covariance(saved()), "no lag covariance"),
+        (lambda f: figures.plot_lag_covariance(lags(), ["z"]), "no variable 'z'"),
+        (lambda f: figures.plot_lag_covariance(lags("abcd")), "one to 3 variables can be drawn, got 4"),
+        (lambda f: figures.plot_schedule(np.sqrt), "give end"),
+        (lambda f: figures.plot_schedule(0.1), "must be a function"),
+        (lambda f: figures.plot_schedule(np.sqrt, end=0), "end must be a finite number > 0"),
     ],
 )  # fmt: skip
 def test_refusals(fields, call, message):

@@ -17,7 +17,7 @@ def central(function, x, step=1e-6):
 
 def test_a_linear_landscape_is_the_symbolic_quadratic():
     q = sde.landscapes.get("quadratic", a=1.3, c=2.5, dxx=0.7, dxy=-0.2, dyy=1.1, rotation=0.9)
-    linear = LinearLandscape([[1.3, 0.9], [-0.9, 2.5]], [[0.7, -0.2], [-0.2, 1.1]], variables=("x", "y"))
+    linear = sde.Landscape.linear([[1.3, 0.9], [-0.9, 2.5]], [[0.7, -0.2], [-0.2, 1.1]], variables=("x", "y"))
     x = RNG.normal(size=(4, 3, 2))
     for name in FIELDS:
         np.testing.assert_allclose(getattr(linear, name)(x), getattr(q, name)(x), rtol=1e-13, atol=1e-14)

@@ -85,7 +85,6 @@ def test_loops_and_named_variables_give_the_same_paths(monkeypatch, d, scheme, m
 
 
 SGD = [
-    {},
     {"momentum": 0.9, "nesterov": True, "weight_decay": 0.2},
     {"svag": 4},
     {"svrg": 5},
@@ -93,7 +92,7 @@ SGD = [
 ]
 
 
-@pytest.mark.parametrize("options", SGD, ids=lambda o: "_".join(o) or "plain")
+@pytest.mark.parametrize("options", SGD, ids=lambda o: "_".join(o))
 def test_sgd_by_rows_is_sgd_with_named_weights(monkeypatch, options):
     model = logistic(37, 4)
     run = dict(learning_rate=0.1, batch_size=5, steps=23, replicas=70, seed=3, **options)
@@ -148,8 +147,10 @@ def test_saved_states_keep_their_variables():
     np.testing.assert_array_equal(last, result.state.isel(time=-1))
 
 
-@pytest.mark.parametrize("scheme", ["euler_maruyama", "weak_euler"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("scheme", "dtype"),
+    [("euler_maruyama", "float64"), ("euler_maruyama", "float32"), ("weak_euler", "float64")],
+)
 def test_the_noise_of_a_finite_sum_has_the_covariance_of_its_gradients(scheme, dtype):
     """One step from a point: x' ~ (x + hb, 2ThD) exactly, D the population covariance of the samples' gradients."""
     model, x, h, temperature = logistic(37, 18), RNG.normal(size=18), 0.1, 0.5

@@ -70,16 +70,18 @@ def exact_facts(landscape) -> list[str]:
 
 
 class SchemeTable(SphinxDirective):
-    """One row per scheme, one column per declared fact."""
+    """One row per scheme, one column per declared fact; then what the schemes' modules say of themselves."""
 
     COLUMNS = (
-        ("strong order", "strong_order"),
-        ("additive noise", "strong_order_additive"),
-        ("weak order", "weak_order"),
-        ("steady density", "measure_order"),
-        ("noise", "noise"),
-        ("normals", "normals"),
-        ("source", "source"),
+        ("strong order", 7, lambda s: _order(s.strong_order)),
+        ("additive noise", 8, lambda s: _order(s.strong_order_additive)),
+        ("weak order", 7, lambda s: _order(s.weak_order)),
+        ("steady density", 8, lambda s: _order(s.measure_order)),
+        ("holds for", 14, lambda s: s.condition),
+        ("D", 12, lambda s: ", ".join(s.noise)),
+        ("random numbers", 11, lambda s: f"{s.normals} {s.increments.replace('_', '-')}"),
+        ("drifts", 6, lambda s: str(s.drifts)),
+        ("source", 15, lambda s: s.source),
     )
 
     def run(self):
@@ -87,13 +89,16 @@ class SchemeTable(SphinxDirective):
 
         rows = []
         for scheme in SCHEMES.values():
-            cells = [_cell(getattr(scheme, fact)) for _, fact in self.COLUMNS]
-            rows.append([[nodes.paragraph("", "", nodes.literal("", scheme.name))], *([paragraph(c)] for c in cells)])
-        found = [table(("scheme", *(title for title, _ in self.COLUMNS)), rows)]
-        for scheme in SCHEMES.values():
-            about = inspect.getdoc(inspect.getmodule(scheme.update)) or ""
-            found.append(paragraph(about.split("\n\n")[0]))
-        return found
+            cells = [[paragraph(text(scheme))] for _, _, text in self.COLUMNS]
+            rows.append([[nodes.paragraph("", "", nodes.literal("", scheme.name))], *cells])
+        titles, widths, _ = zip(*self.COLUMNS)
+        modules = dict.fromkeys(inspect.getmodule(scheme.lanes) for scheme in SCHEMES.values())
+        about = [paragraph(inspect.getdoc(module).split("\n\n")[0]) for module in modules]
+        return [table(("scheme", *titles), rows, (12, *widths)), *about]
+
+
+def _order(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
 
 
 def upright(latex: str, landscape) -> str:
@@ -104,10 +109,6 @@ def upright(latex: str, landscape) -> str:
         if len(name) > 1 and "_" not in name:
             latex = re.sub(rf"(?<![\\A-Za-z]){name}(?![A-Za-z])", rf"\\mathrm{{{name}}}", latex)
     return latex
-
-
-def _cell(value) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class EvidencePages(SphinxDirective):

@@ -45,9 +45,9 @@ def plot_lag_covariance(result: "xr.Dataset", variables: Sequence[str] | None = 
     panels = figure.subplots(2 if pairs else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if pairs else [1])
     above, below = panels[0, 0], panels[-1, 0]
     for i, name in enumerate(chosen):
-        _bars(above, lag, value[:, i, i], error[:, i, i], f"{name} {name}")
+        _bars(above, lag, value[:, i, i], error[:, i, i], f"{name}, {name}")
     for i, j in pairs:
-        label, bar = f"{chosen[i]} {chosen[j]}", (error[:, i, j] + error[:, j, i]) / 2
+        label, bar = f"{chosen[i]}, {chosen[j]}", (error[:, i, j] + error[:, j, i]) / 2
         (line,) = _bars(above, lag, (value[:, i, j] + value[:, j, i]) / 2, bar, label)
         _bars(below, lag, (value[:, i, j] - value[:, j, i]) / 2, bar, label, line.get_color())
     above.set_ylabel("covariance (symmetric part)" if pairs else "covariance")

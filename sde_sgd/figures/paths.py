@@ -20,10 +20,10 @@ def plot_paths(
     run: "xr.Dataset",
     landscape: Any = None,
     variables: Sequence[str] | None = None,
-    shown: int = 5,
+    shown: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """The first `shown` saved paths (or replicas): one variable against time, two in their plane.
+    """The first `shown` saved paths (or replicas): one variable against time (5), two in their plane (3).
 
     `run` is a result of `simulate` or `sgd` with `save_every`. `landscape` (or a process of it) draws the levels of
     its loss behind paths of the very same variables, the closer the lower, and lets lines end where a periodic
@@ -32,6 +32,7 @@ def plot_paths(
     of variables, and for a landscape of other variables.
     """
     columns, member = _saved(run, variables)
+    shown = shown if shown is not None else 5 if len(columns) == 1 else 3
     if shown < 1:
         raise ValueError(f"shown must be at least 1, got {shown}")
     landscape = getattr(landscape, "landscape", landscape)  # of a process
@@ -112,8 +113,9 @@ def _in_plane(ax, time: np.ndarray, names: list[str], several: list[np.ndarray],
     if landscape is not None:
         _levels(ax, x, y, landscape.loss(np.stack(np.meshgrid(x, y, indexing="ij"), -1)))
     along, across = several
+    width = float(np.clip(0.9 * np.sqrt(500 / along.shape[1]), 0.3, 0.9))  # a long path covers itself
     for one, other in zip(along, across):
-        (line,) = ax.plot(one, other, lw=0.9, alpha=0.9)
+        (line,) = ax.plot(one, other, lw=width, alpha=0.8)
         ax.plot(one[-1:], other[-1:], "o", ms=5.5, color=line.get_color(), mec="white", mew=0.7, zorder=4)
     ax.plot(along[:, 0], across[:, 0], "o", ms=6, color="white", mec=INK, mew=1.1, ls="none", zorder=5, label="start")
     ax.plot([], [], "o", ms=5.5, color=INK, mec="white", mew=0.7, ls="none", label="end")
@@ -140,4 +142,7 @@ def _levels(ax: "Axes", x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> None:
     ax.contourf(
         x, y, np.ma.masked_invalid(shade).T, levels=np.linspace(0.0, 1.0, _LEVELS), cmap="Greys_r", alpha=0.22, zorder=0
     )
-    ax.contour(x, y, np.ma.masked_invalid(loss).T, levels=levels[1:-1], colors=MUTED, linewidths=0.5, zorder=0.5)
+    ax.contour(
+        x, y, np.ma.masked_invalid(loss).T, levels=levels[1:-1], colors=MUTED, linewidths=0.5,
+        linestyles="solid", zorder=0.5,
+    )  # fmt: skip

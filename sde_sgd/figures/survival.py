@@ -37,15 +37,15 @@ def plot_survival(exits: "xr.Dataset", ax: "Axes | None" = None, label: str | No
     ax = axes_or_new(ax, 5.2, 3.6)
     colour = next_colour(ax)
     floor = 0.5 / paths
-    bottom = min(floor, ax.get_ylim()[0]) if ax.lines and ax.get_yscale() == "log" else floor
     words = f"mean {_with_error(mean, spread)}"
     if censored:
         words = f"{words if first else words.replace('mean', 'mean at least', 1)}, {censored} of {paths} censored"
     shown = alive > 0
-    ax.fill_between(
-        time[shown], np.maximum(alive - 2 * error, floor)[shown], np.minimum(alive + 2 * error, 1.0)[shown],
-        color=colour, alpha=0.22, lw=0,
-    )  # fmt: skip
+    low, high = np.maximum(alive - 2 * error, floor), np.minimum(alive + 2 * error, 1.0)
+    bottom = min(0.09, 0.25 * float(low[shown].min()))  # a decade at least, and room for the legend
+    if ax.lines and ax.get_yscale() == "log":
+        bottom = min(bottom, ax.get_ylim()[0])
+    ax.fill_between(time[shown], low[shown], high[shown], color=colour, alpha=0.22, lw=0)
     ax.plot(time[shown], alive[shown], color=colour, lw=1.5, label=f"{label}: {words}" if label else words)
     if first or not censored:
         drawn = _LAW in ax.get_legend_handles_labels()[1]
@@ -54,10 +54,11 @@ def plot_survival(exits: "xr.Dataset", ax: "Axes | None" = None, label: str | No
             time[law > floor], law[law > floor], color=colour, lw=1.1, ls=(0, (4, 3)), label=None if drawn else _LAW
         )
     ax.set(yscale="log", xlabel="time", ylabel="share of paths still inside")
-    ax.set_ylim(bottom, 1.6)
+    ax.set_ylim(bottom, 1.2)
     ax.margins(x=0)
     ax.grid(True, which="major")
-    ax.legend()
+    entries = sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: entry[1] == _LAW)
+    ax.legend(*zip(*entries), loc="lower left")
     return ax
 
 

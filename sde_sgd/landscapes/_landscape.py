@@ -1,7 +1,7 @@
 """One symbolic definition of a loss and its noise; every compiled form is derived from it."""
 
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import sympy as sp
@@ -15,6 +15,9 @@ from ._evaluator import Evaluator, Field
 from ._lanes import LaneCode
 from ._parser import parse
 from ._roots import stationary_points
+
+if TYPE_CHECKING:
+    from ._linear import LinearLandscape
 
 
 class Landscape(Definition):
@@ -77,6 +80,13 @@ class Landscape(Definition):
         self._potential = None if potential is None else parse(potential, with_temperature, "potential")
         self._check_diffusion()
         self._annotate(q=q, known_fixed_points=known_fixed_points, default_temperature=default_temperature)
+
+    @staticmethod
+    def linear(F, diffusion=None, *, center=None, variables=None, domain=None, name=None) -> "LinearLandscape":
+        """dx = −F(x − c) dt + √(2T D) dW with constant D in any number of variables: see `LinearLandscape`."""
+        from ._linear import LinearLandscape
+
+        return LinearLandscape(F, diffusion, center=center, variables=variables, domain=domain, name=name)
 
     # -- definition ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ path, step) alone, every chunk runs all its lanes, threads add up integers only,
 
 import itertools
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -27,7 +29,7 @@ from ._kernel_cache import load
 
 MAX_STEPS = 2**32 - 1  # of the random numbers' counter
 _SEGMENT_SECONDS = 0.25  # how often a long run reports progress and can be interrupted
-_GROUP_BYTES = 2**26  # state of the paths that are advanced together
+_GROUP_BYTES = 2**24  # state of the paths that are advanced together
 
 
 class Progress(Protocol):
@@ -131,10 +133,10 @@ class Run:
         begun, done, columns = 0, 0, None
         if store is not None and (kept := store.load(self._arrays())) is not None:
             begun, done, columns = kept
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self._workers) as pool, _Interruption() as stop:
             for index in range(begun, len(groups)):
                 columns = columns or self._columns(*groups[index])
-                self._advance(pool, columns, done, index, len(groups), store)
+                self._advance(pool, stop, columns, done, index, len(groups), store)
                 done, columns = 0, None
         if store is not None:
             store.remove()
@@ -155,7 +157,7 @@ class Run:
         columns.pad(self.first_path)
         return columns
 
-    def _advance(self, pool, columns: "Columns", done: int, index: int, groups: int, store) -> None:
+    def _advance(self, pool, stop, columns: "Columns", done: int, index: int, groups: int, store) -> None:
         count, began = 1, time.perf_counter()
         written = began
         while done < self.steps and len(columns.places):
@@ -170,8 +172,7 @@ class Run:
                     self._fold(columns, gone)
                     columns.drop(gone)
                     columns.pad(self.first_path)
-            if self.progress is not None and not interrupted:
-                self.progress(index * self.steps + done, groups * self.steps)
+            interrupted = self._report(index * self.steps + done, groups * self.steps) or stop.asked or interrupted
             elapsed, began = time.perf_counter() - began, time.perf_counter()
             pace = min(4.0, max(0.25, _SEGMENT_SECONDS / max(elapsed, 1e-6)))
             count = min(self.longest, max(1, int(count * pace)))
@@ -187,8 +188,17 @@ class Run:
         self._count(columns)
         self._tasks = []
         self._fold(columns, np.ones(len(columns.places), bool))
-        if self.progress is not None and done < self.steps:  # all paths retired early
-            self.progress((index + 1) * self.steps, groups * self.steps)
+        if done < self.steps:  # all paths retired early
+            self._report((index + 1) * self.steps, groups * self.steps)
+
+    def _report(self, done: int, total: int) -> bool:
+        """Tell the progress; True where the user interrupted meanwhile."""
+        try:
+            if self.progress is not None:
+                self.progress(done, total)
+        except KeyboardInterrupt:
+            return True
+        return False
 
     def _segment(self, pool, columns: "Columns", done: int, count: int) -> bool:
         """`count` steps of every path; True where the user interrupted, who waits for the segment's end."""
@@ -318,6 +328,31 @@ class Columns:
         self.places = self.places[stay]
         self.state = np.ascontiguousarray(self.state[:, columns])
         self.kept = np.ascontiguousarray(self.kept[:, columns])
+
+
+class _Interruption:
+    """Ctrl-C noted instead of raised, so that it never falls between a segment and its checkpoint; a second one raises.
+
+    Only in the main thread and in place of Python's own handler: whoever has another one knows what they want.
+    """
+
+    asked = False
+
+    def __enter__(self) -> "_Interruption":
+        main = threading.current_thread() is threading.main_thread()
+        self._ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._ours:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *fault: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass

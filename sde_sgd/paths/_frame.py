@@ -200,9 +200,7 @@ def _advance_rows(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bou
     before = [f"x{i} = work[{i}, j]" for i in range(dim) if f"x{i}" in words]
     before += [f"y{i} = work[at_y0 + {i}, j]" for i in named]
     lines += lane_loop([*before, *later, *(f"work[at_y0 + {i}, j] = y{i}" for i in named)] if later else [])
-    return lines + each_row(
-        dim, [f"y = {y}", "work[i, j] = y", f"escaped += np.int64(not (math.fabs(y) < {bound}))"]
-    )
+    return lines + each_row(dim, [f"y = {y}", "work[i, j] = y", f"escaped += np.int64(not (math.fabs(y) < {bound}))"])
 
 
 def _wrap(y: str, turns: str, i: int | str) -> list[str]:

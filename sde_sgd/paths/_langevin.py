@@ -2,7 +2,6 @@
 
 from ._frame import Part
 from ._model import Model
-from ._noise import Increments
 from ._scheme import Scheme
 
 
@@ -36,7 +35,8 @@ def langevin_part(model: Model, scheme: Scheme, *, substeps: int, friction: floa
         step=[*_scalars(model, friction is not None), *draw, *loops],
         fragments=(*(("_normals32", "_lane_math32") if real == "float32" else ("_lane_math",)),
                    *increments.fragments, *model.fragments),
-        **{model.form: lanes},
+        lanes=() if model.by_rows else lanes,
+        loops=lanes if model.by_rows else (),
     )  # fmt: skip
 
 

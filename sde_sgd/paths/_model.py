@@ -13,14 +13,13 @@ from ._noise import Increments
 class Model:
     """How a kernel evaluates b and D of a `LaneCode`, and turns z ~ (0, I) into the noise n = root · L z, L Lᵀ = D.
 
-    `sweep(rows)` are step lines that go through the samples of a finite sum at the points in `rows`0…, for b alone where
-    not `noisy`; `evaluate` are lane lines that give b0… (and D) at x0…, after such a sweep where there are samples;
-    `extra` lines of a scheme. A scheme states what it does to every component by `each`, so that the lines of one
-    that names every coordinate and those of one that loops over them (`RowModel`) are the same scheme.
+    `sweep(rows)` are step lines that go through the samples of a finite sum at the points in `rows`0…, for b alone
+    where not `noisy`; `evaluate` are lane lines that give b0… (and D) at x0…, after such a sweep where there are
+    samples; `extra` lines of a scheme. A scheme states what it does to every component by `each`, so that the lines
+    of one that names every coordinate and those of one that loops over them (`RowModel`) are the same scheme.
     """
 
-    form = "lanes"  # the field of `Part` its lines are for
-    fragments: tuple[str, ...] = ()
+    by_rows = False  # whether its lines are `Part.loops`
 
     def __init__(self, lane: LaneCode, increments: Increments, extra: Sequence[str] = ()):
         self.lane, self.increments, self.extra = lane, increments, list(extra)
@@ -34,6 +33,10 @@ class Model:
     @property
     def constant(self) -> np.ndarray | None:
         return self.lane.constant_diffusion
+
+    @property
+    def fragments(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def scratch(self) -> tuple[str, ...]:

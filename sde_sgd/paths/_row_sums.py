@@ -128,7 +128,7 @@ class LinearModelRows(SampleRows):
 
     @property
     def values(self) -> tuple:
-        return padded_samples(*self.lane.rows.arrays, self.real)
+        return padded_samples(self.code.arrays[0], self.code.arrays[1], self.real)
 
     @property
     def _decay(self) -> str:  # type: ignore[override]
@@ -136,7 +136,7 @@ class LinearModelRows(SampleRows):
 
     def samples(self, noisy: bool) -> list[str]:
         count, v, p, g = self.increments.count, self.vector("v"), self.vector("P", TILE), self.vector("G")
-        lane = [f"prediction = work[{p} + i, j]", *self.lane.rows.lines, f"work[{p} + i, j] = slope"]
+        lane = [f"prediction = work[{p} + i, j]", *self.code.lines, f"work[{p} + i, j] = slope"]
         if noisy:
             z, e, q, r = self.increments.base, self.vector("E"), self.vector("Q_", TILE), self.vector("R")
             lane += [f"work[{e}, j] += work[{z} + i, j]", f"work[{q} + i, j] = slope * work[{z} + i, j]"]
@@ -172,7 +172,7 @@ class FunctionRows(SampleRows):
 
     @property
     def values(self) -> tuple:
-        return self.lane.rows.arrays
+        return self.code.arrays
 
     @property
     def setup(self) -> list[str]:
@@ -186,11 +186,13 @@ class FunctionRows(SampleRows):
     @property
     def evaluate(self) -> list[str]:
         b, g = self.vector("b"), self.vector("G")
-        return each_row(self.dim, [f"work[{b} + i, j] = -({self.cast('shared[j, i]')} + work[{g} + i, j] * per_sample)"])
+        return each_row(
+            self.dim, [f"work[{b} + i, j] = -({self.cast('shared[j, i]')} + work[{g} + i, j] * per_sample)"]
+        )
 
     def samples(self, noisy: bool) -> list[str]:
         count, v, g, d = self.increments.count, self.vector("v"), self.vector("G"), self.dim
-        call = ["x = points[j]", *self.lane.rows.lines]
+        call = ["x = points[j]", *self.code.lines]
         add = ["change = out[i] - shared[j, i]", "total[j, i] += change"]
         scalars: list[str] = []
         if noisy:

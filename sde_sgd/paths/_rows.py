@@ -6,17 +6,18 @@ enter or leave a product have a multiple of 4 rows, those beyond d zero.
 """
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
-from sde_sgd.landscapes._lanes import LaneCode
+from sde_sgd.landscapes._lanes import LaneCode, RowCode
 
 from ._frame import each_row, indent, lane_loop
 from ._model import Model, cholesky
 from ._noise import NORMAL_STREAM, Increments
 
 TILE = 4
-ROWS_FROM = 9  # variables from which linear drifts go by rows: as fast there, and compiled in a time that stays
+ROWS_FROM = 9  # linear drifts go by rows from here: about as fast, and compiled in a time that no longer grows
 _STREAM_BLOCKS = 1 << 24  # blocks per step before the next stream begins
 _COMPONENT = re.compile(r"(\w+)\{(d\+)?i\}(?:\[j\])?")
 
@@ -26,6 +27,7 @@ def padded(count: int) -> int:
     return -(-count // TILE) * TILE
 
 
+@dataclass(frozen=True)
 class RowIncrements(Increments):
     """The numbers of `Increments`, drawn by a loop over the blocks of a step; `base` is the row where z begins."""
 
@@ -110,13 +112,19 @@ class RowModel(Model):
     x is X itself until a scheme moves it, and again when it is put back.
     """
 
-    form = "loops"
+    by_rows = True
+    increments: RowIncrements
 
     def __init__(self, lane: LaneCode, increments: RowIncrements):
         super().__init__(lane, increments)
         self._vectors: dict[str, int] = {}
         self._moved = False
         self.vector("y")
+
+    @property
+    def code(self) -> RowCode:
+        assert self.lane.rows is not None
+        return self.lane.rows
 
     def vector(self, name: str, count: int | None = None) -> str:
         """The first row of a vector, which has rows of its own from now on."""
@@ -160,8 +168,8 @@ class LinearRows(RowModel):
 
     @property
     def values(self) -> tuple:
-        f, c = self.lane.rows.arrays
-        factor = cholesky(self.constant)
+        f, c = self.code.arrays
+        factor = cholesky(self._matrix)
         noise = (np.diag(factor).astype(self.real),) if self._diagonal else tiles(factor, self.real)
         return (c.astype(self.real), *tiles(-f, self.real), *noise)
 
@@ -174,8 +182,13 @@ class LinearRows(RowModel):
         return ("_tiles",)
 
     @property
+    def _matrix(self) -> np.ndarray:
+        assert self.constant is not None
+        return self.constant
+
+    @property
     def _diagonal(self) -> bool:
-        return np.array_equal(self.constant, np.diag(np.diag(self.constant)))
+        return np.array_equal(self._matrix, np.diag(np.diag(self._matrix)))
 
     @property
     def evaluate(self) -> list[str]:

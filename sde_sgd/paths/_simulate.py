@@ -116,9 +116,8 @@ def simulate(
     x = _ensemble.starts(start, paths, process.dim, process.domain)
     chosen, reason, extra = choose(process, scheme, real, substeps)
     model, stepper, lane = stepper_of(process, chosen, extra, real, substeps)
-    barrier, exits = walls_part(
-        walls, process, model, chosen, paths, lambda n: times_of(clock)(first_step + n) - times_of(clock)(first_step)
-    )
+    times = times_of(clock)
+    barrier, exits = walls_part(walls, process, model, chosen, paths, lambda n: times(first_step + n))
     tallies = [*exits, *start_tallies(observables, process.domain, x, steps, clock)]
     kernel = build(
         process.dim,

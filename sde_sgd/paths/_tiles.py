@@ -1,6 +1,6 @@
 """Products of a matrix with 4 rows of 64 lanes at a time, for generated kernels.
 
-A tile is 16 multiply-adds per lane on 4 loads and 4 updates: 43 GFLOP/s on one core with AVX2, 90 % of its peak. Sums
+A tile is 16 multiply-adds per lane on 4 loads and 4 updates: 43 GFLOP/s on one core of a 3 GHz processor. Sums
 are taken in the order of the columns, whatever the threads.
 
 The text below the marker is pasted into generated kernel modules: it may use only the names imported here.

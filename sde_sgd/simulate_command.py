@@ -1,0 +1,226 @@
+"""The sub-command `sde-sgd simulate`: what is asked, as one configuration. Heavy imports live inside the functions."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .process import Process
+
+STEPS, PATHS = 4000, 4096
+_KEYS = (
+    *("landscape", "temperature", "start", "step", "steps", "paths", "scheme", "walls", "burn_in", "every"),
+    *("save_every", "dtype", "seed", "step_bias", "parameters"),
+)
+
+
+def simulate(
+    landscape: Annotated[str, typer.Argument(help="A name of the catalogue; `sde-sgd list` shows them.")],
+    config: Annotated[Path | None, typer.Argument(help="TOML file of settings; options overrule it.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="T = η/2b.  [default: the landscape's own]")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the landscape; repeatable.")
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option(help="Length h of a time step.  [default: a tenth of the fastest relaxation]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Steps of every path.  [default: {STEPS}]")] = None,
+    paths: Annotated[int | None, typer.Option(help=f"Independent paths.  [default: {PATHS}]")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,…", help="Start of every path.  [default: a known fixed point, or the centre]"),
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(help="auto, or the name of a scheme.  [default: auto]")] = None,
+    walls: Annotated[
+        str | None, typer.Option(help="none, reflect or absorb, at the domain's sides.  [default: none]")
+    ] = None,
+    burn_in: Annotated[int | None, typer.Option(help="Steps left out.  [default: a quarter]")] = None,
+    every: Annotated[int | None, typer.Option(help="Count every k-th state after them.  [default: 1]")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Keep every k-th state of the first eight paths, and draw them.")
+    ] = None,
+    step_bias: Annotated[
+        bool | None,
+        typer.Option(
+            "--step-bias/--no-step-bias", help="Run at twice the step, too.  [default: where the scheme allows it]"
+        ),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float64 or float32.  [default: float64]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number.  [default: 0]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; the numbers do not depend on it.  [default: all cores]")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Folder under which the run keeps its results.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> None:
+    """Langevin paths of a landscape: mean, covariance and density, each with its error and the step's own bias."""
+    from . import _simulation
+    from ._console import Console
+    from .cli import INTERRUPTED
+    from .results import Run
+
+    given = {
+        **dict(landscape=landscape, temperature=temperature, start=None if start is None else _numbers(start)),
+        **dict(step=step, steps=steps, paths=paths, scheme=scheme, walls=walls, burn_in=burn_in, every=every),
+        **dict(save_every=save_every, dtype=dtype, seed=seed, step_bias=step_bias),
+    }
+    process, resolved = resolve(_read(config) if config else {}, given, dict(map(_assignment, parameter or [])))
+    console = Console(quiet=quiet)
+    run = Run("simulate", resolved, root=root, fresh=fresh)
+    if fresh:
+        _simulation.forget_checkpoints(run)
+    if not run.finished:
+        try:
+            _simulation.perform(run, process, console, threads)
+        except KeyboardInterrupt as stop:
+            if not stop.args:  # not from the steps of the paths: nothing is known of where it stopped
+                raise
+            where = str(stop.args[0]).partition(";")[0]
+            print(f"interrupted: {where}; the same command continues from there", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+    _simulation.show(run, console, as_json)
+
+
+def resolve(
+    file: Mapping[str, Any], options: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> tuple["Process", dict[str, Any]]:
+    """The process, and every setting spelled out: the options, else the file's, else the defaults.
+
+    Raises ValueError for what is unknown or cannot be, before anything is written.
+    """
+    from . import _checks
+    from .landscapes import get
+    from .paths import SCHEMES
+    from .paths._choose import choose
+    from .paths._simulate import DTYPES
+    from .paths._walls import WALLS
+
+    for key in file:
+        if key not in _KEYS:
+            raise ValueError(f"the configuration has no setting {key!r}{_checks.nearest(key, _KEYS)}")
+    if file.get("landscape", options["landscape"]) != options["landscape"]:
+        raise ValueError(f"the configuration is of {file['landscape']!r}, and {options['landscape']!r} was asked for")
+    asked = {**file, **{key: value for key, value in options.items() if value is not None}}
+    kept = file.get("parameters", {})
+    if not isinstance(kept, Mapping):
+        raise ValueError(f"parameters must be a table of names and values, got {kept!r}")
+    parameters = {**kept, **parameters}
+    landscape = get(asked["landscape"], **parameters)
+    process = landscape.at_temperature(asked.get("temperature"))
+
+    steps = _checks.whole("steps", asked.get("steps", STEPS), 1)
+    blocks = "the statistical errors come from 16 blocks of paths"
+    paths = _checks.whole("paths", asked.get("paths", PATHS), 16, None, blocks)
+    every = _checks.whole("every", asked.get("every", 1), 1, steps)
+    burn_in = _checks.whole("burn_in", asked.get("burn_in", steps // 8 * 2), 0, steps - every)
+    dtype = _checks.choice("dtype", asked.get("dtype", "float64"), DTYPES)
+    walls = _checks.choice("walls", asked.get("walls", "none"), ("none", *WALLS))
+    chosen, _, _ = choose(process, asked.get("scheme", "auto"), dtype)
+    at = _start(process, asked.get("start"))
+    paired = SCHEMES[chosen.name].increments == "normal" and walls != "absorb"
+    bias = asked.get("step_bias", paired)
+    if not isinstance(bias, bool):
+        raise ValueError(f"step_bias must be true or false, got {bias!r}")
+    if bias:
+        for name, number in (("steps", steps), ("burn_in", burn_in), ("every", 2 * (every == 1) or every)):
+            if number % 2:
+                raise ValueError(
+                    f"the step's bias comes from a second run at twice the step: {name} must be even, got {number}; "
+                    "or add --no-step-bias"
+                )
+    resolved = {
+        "landscape": asked["landscape"], "temperature": process.constant_temperature, "start": at,
+        "step": _checks.positive("step", asked["step"]) if "step" in asked else _default_step(process, at),
+        "steps": steps, "paths": paths, "scheme": asked.get("scheme", "auto"), "walls": walls, "burn_in": burn_in,
+        "every": every, "dtype": dtype, "seed": _checks.whole("seed", asked.get("seed", 0), 0), "step_bias": bias,
+    }  # fmt: skip
+    if "save_every" in asked:
+        resolved["save_every"] = _checks.whole("save_every", asked["save_every"], 1, steps)
+    return process, resolved | {"parameters": _spelled_out(asked["landscape"], parameters)}
+
+
+def _spelled_out(landscape: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the entry's defaults, so that naming a default asks the same question."""
+    from .landscapes._catalogue import _ENTRIES
+
+    defaults = {name: p.default for name, p in inspect.signature(_ENTRIES[landscape]).parameters.items()}
+    return {**defaults, **parameters}
+
+
+def _start(process: "Process", given: Any) -> list[float]:
+    """The start as a list: the one given, or the known fixed point nearest to the centre of the domain, or the centre.
+
+    Where the drift is not defined at the centre, it is a point an eighth of the domain away from it.
+    """
+    import numpy as np
+
+    from .paths._ensemble import starts
+
+    low, high = process.domain.lower, process.domain.upper
+    if given is not None:
+        return starts(given, 1, process.dim, process.domain).ravel().tolist()
+    bounded = np.isfinite(low) & np.isfinite(high)
+    centre = np.where(bounded, (np.where(bounded, low, 0.0) + np.where(bounded, high, 0.0)) / 2, np.clip(0, low, high))
+    known = process.landscape.known_fixed_points(process.constant_temperature)
+    if known is not None and len(known):
+        inside = known[((known >= low) & (known <= high)).all(-1)]
+        if len(inside):
+            return inside[np.linalg.norm(inside - centre, axis=-1).argmin()].tolist()
+    with np.errstate(all="ignore"):
+        if np.isfinite(process.drift(centre)).all():
+            return centre.tolist()
+    return (centre + np.where(bounded, np.where(bounded, high - low, 0.0) / 8, 1.0)).tolist()
+
+
+def _default_step(process: "Process", start: list[float]) -> float:
+    """0.1/λ, rounded down to 1, 2 or 5 · 10ᵏ; λ the largest rate of ∂b/∂x at the start and the fixed points."""
+    import numpy as np
+
+    temperature = process.constant_temperature
+    with np.errstate(all="ignore"):
+        slopes = [process.landscape.evaluator().jacobian(np.array(start), temperature)]
+        rates = [np.linalg.eigvals(s) for s in slopes if np.isfinite(s).all()]
+        if process.dim <= 3 and np.isfinite(process.domain.upper - process.domain.lower).all():
+            rates.append(process.landscape.fixed_points(temperature=temperature)["eigenvalue"].values.ravel())
+    fastest = max((float(np.abs(r).max()) for r in rates if r.size), default=0.0)
+    if fastest == 0:
+        return 0.01
+    exact = 0.1 / fastest
+    power = int(np.floor(np.log10(exact)))
+    digit = next(d for d in (5, 2, 1) if d * (1 - 1e-12) <= exact / 10.0**power)
+    return float(f"{digit}e{power}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except ValueError as fault:
+        raise ValueError(f"{path} is not TOML: {fault}") from None
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r}")
+    words = {"true": True, "false": False}
+    if value.strip().lower() in words:
+        return name.strip(), words[value.strip().lower()]
+    numbers = _numbers(value, f"parameter {name.strip()}")
+    return name.strip(), numbers if "," in value else numbers[0]
+
+
+def _numbers(text: str, what: str = "start") -> list[int | float]:
+    """Numbers parted by commas; whole ones stay whole."""
+    try:
+        return [int(part) if part.strip().lstrip("+-").isdecimal() else float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{what} must be numbers parted by commas, got {text!r}") from None
