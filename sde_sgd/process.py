@@ -216,13 +216,12 @@ class Underdamped(Process):
         return np.zeros_like(np.concatenate(self._halves(x), axis=-1))
 
     def potential(self, x) -> np.ndarray | None:
-        """(f + |v|²/2)/c where D = cI and there is no circulation, else None."""
+        """Φ(x) + ½ vᵀD⁻¹v where D is constant and b = −D∇Φ, as (f + |v|²/2)/c for D = cI; else None."""
         position, velocity = self._halves(x)
-        equilibrium = self.landscape.equilibrium_potential()
-        if equilibrium is None:
+        equilibrium, constant = self.landscape.equilibrium_potential(), self.landscape.constant_diffusion()
+        if equilibrium is None or constant is None:
             return None
-        scale = self.landscape.constant_diffusion()[0, 0]
-        return equilibrium(position) + (velocity**2).sum(-1) / (2 * scale)
+        return equilibrium(position) + 0.5 * (velocity * np.linalg.solve(constant, velocity[..., None])[..., 0]).sum(-1)
 
     @property
     def equilibrium_potential(self) -> None:

@@ -49,7 +49,7 @@ class Cyclic:
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """Straight up from `floor` to `peak` during `rise`, then `peak` during `hold`, straight down during `fall`, `floor`.
+    """From `floor` straight up to `peak` during `rise`, kept during `hold`, straight down during `fall`, then `floor`.
 
     Xing, Arpit, Tsirigotis & Bengio (2018), §5.
     """

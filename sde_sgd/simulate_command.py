@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from .process import Process
 
-STEPS, PATHS = 4000, 4096
+STEPS, PATHS = 8000, 2048
 _KEYS = (
     *("landscape", "temperature", "start", "step", "steps", "paths", "scheme", "walls", "burn_in", "every"),
     *("save_every", "dtype", "seed", "step_bias", "parameters"),
@@ -26,7 +26,7 @@ def simulate(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the landscape; repeatable.")
     ] = None,
     step: Annotated[
-        float | None, typer.Option(help="Length h of a time step.  [default: a tenth of the fastest relaxation]")
+        float | None, typer.Option(help="Length h of a time step.  [default: a twentieth of the fastest relaxation]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help=f"Steps of every path.  [default: {STEPS}]")] = None,
     paths: Annotated[int | None, typer.Option(help=f"Independent paths.  [default: {PATHS}]")] = None,
@@ -84,6 +84,9 @@ def simulate(
             where = str(stop.args[0]).partition(";")[0]
             print(f"interrupted: {where}; the same command continues from there", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        except ValueError:
+            _simulation.forget_empty(run)
+            raise
     _simulation.show(run, console, as_json)
 
 
@@ -121,7 +124,10 @@ def resolve(
     burn_in = _checks.whole("burn_in", asked.get("burn_in", steps // 8 * 2), 0, steps - every)
     dtype = _checks.choice("dtype", asked.get("dtype", "float64"), DTYPES)
     walls = _checks.choice("walls", asked.get("walls", "none"), ("none", *WALLS))
-    chosen, _, _ = choose(process, asked.get("scheme", "auto"), dtype)
+    scheme = asked.get("scheme", "auto")
+    chosen, _, _ = choose(process, scheme, dtype)
+    if scheme == "auto" and walls != "none" and chosen.lookahead:  # its steps do not have the end points of a path
+        scheme, chosen = "euler_maruyama", SCHEMES["euler_maruyama"]
     at = _start(process, asked.get("start"))
     paired = SCHEMES[chosen.name].increments == "normal" and walls != "absorb"
     bias = asked.get("step_bias", paired)
@@ -137,7 +143,7 @@ def resolve(
     resolved = {
         "landscape": asked["landscape"], "temperature": process.constant_temperature, "start": at,
         "step": _checks.positive("step", asked["step"]) if "step" in asked else _default_step(process, at),
-        "steps": steps, "paths": paths, "scheme": asked.get("scheme", "auto"), "walls": walls, "burn_in": burn_in,
+        "steps": steps, "paths": paths, "scheme": scheme, "walls": walls, "burn_in": burn_in,
         "every": every, "dtype": dtype, "seed": _checks.whole("seed", asked.get("seed", 0), 0), "step_bias": bias,
     }  # fmt: skip
     if "save_every" in asked:
@@ -179,7 +185,7 @@ def _start(process: "Process", given: Any) -> list[float]:
 
 
 def _default_step(process: "Process", start: list[float]) -> float:
-    """0.1/λ, rounded down to 1, 2 or 5 · 10ᵏ; λ the largest rate of ∂b/∂x at the start and the fixed points."""
+    """0.05/λ, rounded down to 1, 2 or 5 · 10ᵏ; λ the largest rate of ∂b/∂x at the start and the fixed points."""
     import numpy as np
 
     temperature = process.constant_temperature
@@ -191,9 +197,9 @@ def _default_step(process: "Process", start: list[float]) -> float:
     fastest = max((float(np.abs(r).max()) for r in rates if r.size), default=0.0)
     if fastest == 0:
         return 0.01
-    exact = 0.1 / fastest
-    power = int(np.floor(np.log10(exact)))
-    digit = next(d for d in (5, 2, 1) if d * (1 - 1e-12) <= exact / 10.0**power)
+    longest = 0.05 / fastest
+    power = int(np.floor(np.log10(longest)))
+    digit = next((d for d in (5, 2) if d * (1 - 1e-12) <= longest / 10.0**power), 1)
     return float(f"{digit}e{power}")
 
 

@@ -205,3 +205,16 @@ def test_bits_and_attributes():
     other = sde.simulate(PROCESS, (0.5, -0.1), threads=3, save_every=40, **settings)
     for v in PROCESS.variables:
         np.testing.assert_array_equal(run[v], other[v][:, -1])
+
+
+def test_the_potential_of_an_anisotropic_equilibrium():
+    """F D symmetric: velocities have covariance TD, and e^{−Φ/T} is the density of a long run (5 standard errors);
+    velocities of variance T, the isotropic law, are excluded."""
+    reversible = sde.Landscape.linear([[1.0, 0.0], [0.0, 3.0]], [[2.0, 0.0], [0.0, 0.5]])
+    process, temperature = sde.Underdamped(reversible, 0.3, 1.0), 0.3
+    run = sde.simulate(process, np.zeros(4), step=0.05, steps=400, paths=50_000, seed=4)
+    x = np.stack([run[v].values for v in process.variables], -1)
+    curvature = np.array([process.potential(np.eye(4)[i]) - process.potential(np.zeros(4)) for i in range(4)]) * 2
+    variance, error = temperature / curvature, np.sqrt(2 / len(x))
+    assert (np.abs(x.var(0) / variance - 1) < 5 * error + 0.05**2).all()
+    assert (np.abs(x[:, 2:].var(0) / temperature - 1) > 20 * error).all()

@@ -79,9 +79,8 @@ class SchemeTable(SphinxDirective):
         ("steady density", 8, lambda s: _order(s.measure_order)),
         ("holds for", 14, lambda s: s.condition),
         ("D", 12, lambda s: ", ".join(s.noise)),
-        ("random numbers", 11, lambda s: f"{s.normals} {s.increments.replace('_', '-')}"),
-        ("drifts", 6, lambda s: str(s.drifts)),
-        ("source", 15, lambda s: s.source),
+        ("per step", 13, lambda s: _per_step(s)),
+        ("source", 19, lambda s: s.source),
     )
 
     def run(self):
@@ -95,6 +94,12 @@ class SchemeTable(SphinxDirective):
         modules = dict.fromkeys(inspect.getmodule(scheme.lanes) for scheme in SCHEMES.values())
         about = [paragraph(inspect.getdoc(module).split("\n\n")[0]) for module in modules]
         return [table(("scheme", *titles), rows, (12, *widths)), *about]
+
+
+def _per_step(scheme) -> str:
+    """Random numbers per variable, and evaluations of the drift."""
+    drifts = f"{scheme.drifts} drift{'s' if scheme.drifts > 1 else ''}"
+    return f"{scheme.normals} {scheme.increments.replace('_', '-')}, {drifts}"
 
 
 def _order(value: float | None) -> str:

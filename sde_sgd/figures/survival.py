@@ -34,7 +34,7 @@ def plot_survival(exits: "xr.Dataset", ax: "Axes | None" = None, label: str | No
     paths = int(exits.attrs["paths"])
     censored = int(exits.attrs["censored"] if first else exits["censored"])
 
-    ax = axes_or_new(ax, 5.2, 3.6)
+    ax = axes_or_new(ax, 5.2, 3.9)
     colour = next_colour(ax)
     floor = 0.5 / paths
     words = f"mean {_with_error(mean, spread)}"
@@ -42,7 +42,7 @@ def plot_survival(exits: "xr.Dataset", ax: "Axes | None" = None, label: str | No
         words = f"{words if first else words.replace('mean', 'mean at least', 1)}, {censored} of {paths} censored"
     shown = alive > 0
     low, high = np.maximum(alive - 2 * error, floor), np.minimum(alive + 2 * error, 1.0)
-    bottom = min(0.09, 0.25 * float(low[shown].min()))  # a decade at least, and room for the legend
+    bottom = min(0.09, 0.8 * float(low[shown].min()))  # a decade at least
     if ax.lines and ax.get_yscale() == "log":
         bottom = min(bottom, ax.get_ylim()[0])
     ax.fill_between(time[shown], low[shown], high[shown], color=colour, alpha=0.22, lw=0)
@@ -58,7 +58,8 @@ def plot_survival(exits: "xr.Dataset", ax: "Axes | None" = None, label: str | No
     ax.margins(x=0)
     ax.grid(True, which="major")
     entries = sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: entry[1] == _LAW)
-    ax.legend(*zip(*entries), loc="lower left")
+    # above: a curve may be anywhere below
+    ax.legend(*zip(*entries), loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.1)
     return ax
 
 

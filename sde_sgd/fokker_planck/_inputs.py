@@ -45,7 +45,7 @@ def check_domain(process, grid: Grid) -> None:
         raise ValueError(f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes")
     if grid.dim == 3:
         raise ValueError("densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable")
-    temperature = process.constant_temperature
+    temperature = process.constant_temperature if callable(process.temperature) else process.temperature
     if not (isinstance(temperature, int | float) and 0.0 < temperature < np.inf):
         raise ValueError(f"temperature is {temperature}; the density needs a constant T > 0")
     for axis, name in enumerate(names):

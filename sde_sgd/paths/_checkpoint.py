@@ -30,16 +30,16 @@ class Checkpoint:
     def save(self, group: int, done: int, columns: "Columns", results: Sequence[np.ndarray]) -> None:
         """Everything needed to go on: which group of paths, after how many steps, its columns, results so far."""
         with replacing(self.path) as partial, open(partial, "wb") as file:
-            np.savez(
-                file,
-                question=np.array(self._question),
-                at=np.array([group, done, columns.offset]),
-                state=columns.state,
-                kept=columns.kept,
-                places=columns.places,
-                ids=columns.ids,
-                **{f"result{i}": array for i, array in enumerate(results)},
-            )
+            arrays = {
+                "question": np.array(self._question),
+                "at": np.array([group, done, columns.offset]),
+                "state": columns.state,
+                "kept": columns.kept,
+                "places": columns.places,
+                "ids": columns.ids,
+            }
+            arrays |= {f"result{i}": array for i, array in enumerate(results)}
+            np.savez(file, allow_pickle=False, **arrays)
 
     def load(self, results: Sequence[np.ndarray]) -> tuple[int, int, "Columns"] | None:
         """Put the results back in place and return (group, steps done, columns), or None where there is no file."""

@@ -26,20 +26,20 @@ class Exits:
 
     def __init__(self, name: str, region: Region, process: Process, model: Model, paths: int, bridge: bool, stop: bool):
         self.arrays = [np.zeros(paths)]
-        self._bridge = bridge
         old = region.names()
         new = {s: sp.Symbol(str(c).replace("x", "y"), real=True) if str(c)[0] == "x" else c for s, c in old.items()}
-        row, lanes, step, scratch = f"{name}_step", [], [], ()
+        row, first, second = f"{name}_step", f"{name}_first", f"{name}_second"
+        lanes: list[str] = []
+        step: list[str] = []
         if bridge:
             lanes += region.lane_lines(old, prefix="f")
-            scratch = (f"{name}_first", f"{name}_second")
             step = [
                 "if step % 2 == 0 or k == 0:",
                 *indent(
                     lane_loop(
                         [
                             "path = ids[base + j]",
-                            f"{scratch[0]}[j], {scratch[1]}[j] = _two_uniforms(np.uint64(step // 2), "
+                            f"{first}[j], {second}[j] = _two_uniforms(np.uint64(step // 2), "
                             f"np.uint64({UNIFORM_STREAM}), path & _LOW, path >> _U32, key0, key1)",
                         ]
                     )
@@ -64,7 +64,7 @@ class Exits:
                     "stays = stays * (1.0 - _exp(-exponent))",
                 ]
             lanes += [
-                f"u = {scratch[1]}[j] if odd_step else {scratch[0]}[j]",
+                f"u = {second}[j] if odd_step else {first}[j]",
                 "gone = gone | (u > stays)",
             ]
         lanes += [f"alive = {row}[j] == 0.0", f"{row}[j] = np.float64(count) if alive & gone else {row}[j]"]
@@ -83,7 +83,7 @@ class Exits:
         mask = {} if region.mask is None else region.mask.arguments("g")
         self.part = Part(
             sums=(row,),
-            scratch=scratch,
+            scratch=(first, second) if bridge else (),
             arguments=tuple(mask),
             values=tuple(mask.values()),
             step=step,

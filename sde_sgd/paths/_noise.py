@@ -122,8 +122,9 @@ class Increments:
         fill = [*lane_loop(words), *lane_loop(normals)]
         if self._steps == 1:
             return fill
-        select = [f"bit = np.uint64({n} % 64)"] if self.kind == "two_point" else [f"part = ({n} % {self._steps}) * {self.count}"]
-        return [f"if {n} % {self._steps} == 0 or {fresh}:", *indent(fill), *select]
+        two = self.kind == "two_point"
+        select = f"bit = np.uint64({n} % 64)" if two else f"part = ({n} % {self._steps}) * {self.count}"
+        return [f"if {n} % {self._steps} == 0 or {fresh}:", *indent(fill), select]
 
     @property
     def values(self) -> list[str]:

@@ -234,11 +234,12 @@ def dataset(
     names = tuple(variables)
     count = run.first_step + np.arange(0, run.steps + 1, run.every or run.steps)
     if ensemble.saved is not None:
-        columns, dims = ensemble.saved.transpose(1, 2, 0), (member, "time")  # (d, paths, time)
+        columns = ensemble.saved.transpose(1, 2, 0)  # (d, paths, time)
     elif ensemble.state is not None:
-        columns, dims = ensemble.state.T, (member,)
+        columns = ensemble.state.T
     else:
-        columns, dims = None, ()
+        columns = None
+    dims = (member,) if ensemble.saved is None else (member, "time")
     if columns is None:
         result = xr.Dataset()
     elif len(names) > MAX_NAMED:
