@@ -19,7 +19,7 @@ def grid_of(process: Process) -> Grid | None:
     if process.dim not in CELLS or not np.isfinite(domain.upper - domain.lower).all():
         return None
     walls = ["periodic" if wraps else "reflecting" for wraps in domain.periodic]
-    return Grid(domain.lower, domain.upper, (CELLS[process.dim],) * process.dim, boundary=walls)
+    return Grid(domain.lower.tolist(), domain.upper.tolist(), (CELLS[process.dim],) * process.dim, boundary=walls)
 
 
 def exact(process: Process, walls: str) -> xr.Dataset | None:
@@ -32,10 +32,10 @@ def exact(process: Process, walls: str) -> xr.Dataset | None:
     if grid is None or walls == "absorb":
         return None
     confined = walls == "reflect" and process.equilibrium_potential is not None
-    found = [_quadrature(process, grid, finer, confined) for finer in (_FINER // 2, _FINER)]
-    if found[0] is None or found[1] is None:
+    rough, found = (_quadrature(process, grid, finer, confined) for finer in (_FINER // 2, _FINER))
+    if rough is None or found is None:
         return None
-    (_, rough_mean, rough_covariance), (density, mean, covariance) = found
+    (_, rough_mean, rough_covariance), (density, mean, covariance) = rough, found
     deviation = np.sqrt(np.diagonal(covariance))
     square = np.outer(deviation, deviation)
     gaps = abs(mean - rough_mean) / deviation, abs(covariance - rough_covariance) / square

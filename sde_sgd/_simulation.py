@@ -111,7 +111,7 @@ def diagnose(groups: dict[str, xr.Dataset]) -> xr.Dataset:
         variance, root = (centred**2).mean(1), math.sqrt(last.shape[1])
         errors = np.sqrt(variance) / root, np.sqrt(((centred**2 - variance[:, None]) ** 2).mean(1)) / root
         averages = [(measured["mean"].values, measured["mean_error"].values)]
-        averages += [tuple(np.diagonal(measured[n].values) for n in ("covariance", "covariance_error"))]
+        averages += [(np.diagonal(measured["covariance"].values), np.diagonal(measured["covariance_error"].values))]
         found["last_mean"], found["last_variance"] = ("variable", last.mean(1)), ("variable", variance)
         gaps = [abs(a - b) / np.hypot(e, f) for a, e, (b, f) in zip((last.mean(1), variance), errors, averages)]
         found["deviation"] = float(np.nanmax(gaps))
@@ -239,7 +239,7 @@ def _told(process: Process, groups: dict[str, xr.Dataset], config: dict) -> tupl
 
 def _cropped(panels: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
     """The cells where something is, named by the variables."""
-    some = sum(panel / panel.max() for panel in panels.values()) > 1e-4
+    some = xr.concat([panel / panel.max() for panel in panels.values()], "panel").max("panel") > 1e-4
     shown = {}
     for d in some.dims:
         inside = np.flatnonzero(some.any([other for other in some.dims if other != d]))

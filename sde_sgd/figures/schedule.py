@@ -33,7 +33,7 @@ def plot_schedule(
     ax = axes_or_new(ax, 4.8, 3.0)
     ax.plot(t, values, label=label)
     ax.set(xlabel="time or step", ylabel="temperature or learning rate")
-    ax.set_ylim(0.0, 1.08 * max(line.get_ydata().max() for line in ax.lines))
+    ax.set_ylim(0.0, 1.08 * max(float(np.max(np.asarray(line.get_ydata()))) for line in ax.lines))
     ax.margins(x=0)
     if label is not None:
         ax.legend()

@@ -8,13 +8,18 @@ from ._scheme import Scheme
 from ._schemes import SCHEMES
 
 
-def choose(process: Process, name: str, real: str, substeps: int = 1) -> tuple[Scheme, str, tuple[str, ...]]:
-    """The scheme, the reason, and the lines of dD_ii/dx_i that `milstein` needs for D that is not constant."""
+def choose(
+    process: Process, name: str, real: str, substeps: int = 1, end_points: bool = False
+) -> tuple[Scheme, str, tuple[str, ...]]:
+    """The scheme, the reason, and the lines of dD_ii/dx_i that `milstein` needs for D that is not constant.
+
+    `end_points`: walls or exits ask for steps between points of one path, not only for the law at each time.
+    """
     _checks.choice("scheme", name, ["auto", *SCHEMES])
     underdamped = isinstance(process, Underdamped)
     constant = process.landscape.constant_diffusion() is not None
     if name == "auto":
-        name, reason = _best(process, underdamped, constant)
+        name, reason = _best(process, underdamped, constant, end_points)
     else:
         reason = "as asked"
     scheme = SCHEMES[name]
@@ -45,18 +50,19 @@ def choose(process: Process, name: str, real: str, substeps: int = 1) -> tuple[S
     return scheme, reason, extra
 
 
-def _best(process: Process, underdamped: bool, constant: bool) -> tuple[str, str]:
+def _best(process: Process, underdamped: bool, constant: bool, end_points: bool) -> tuple[str, str]:
     if underdamped:
         return "baoab", "auto: baoab, the process is underdamped; second order in the steady density for constant D"
     if not constant:
         return "euler_maruyama", "auto: euler_maruyama, which takes a diffusion matrix that depends on the point"
-    if process.equilibrium_potential is not None:
+    if process.equilibrium_potential is None:
+        why = "constant D but no known equilibrium: second order in the steady density for any drift"
+    elif end_points:
+        why = "constant D, and walls and exits need steps between points of one path"
+    else:
         return (
             "leimkuhler_matthews",
-            "auto: leimkuhler_matthews, drift −∇f with D = cI is reversible: second order in the steady density at "
-            "the cost of Euler–Maruyama",
+            "auto: leimkuhler_matthews, drift −D∇Φ with constant D is reversible: second order in the steady density "
+            "at the cost of Euler–Maruyama",
         )
-    return (
-        "stochastic_heun",
-        "auto: stochastic_heun, constant D but no known equilibrium: second order in the steady density for any drift",
-    )
+    return "stochastic_heun", f"auto: stochastic_heun, {why}"

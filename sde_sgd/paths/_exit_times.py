@@ -75,13 +75,7 @@ def exit_times(
         raise ValueError(f"bridge must be True or False, got {bridge!r}")
     if bridge:
         _refuse_bridge(process, region)
-    if scheme == "auto" and not isinstance(process, Underdamped):
-        constant = process.landscape.constant_diffusion() is not None
-        scheme, reason = ("stochastic_heun", "D is constant") if constant else ("euler_maruyama", "D is not constant")
-        reason = f"auto: {scheme}, {reason}; single steps have the path's own end points"
-    else:
-        reason = ""
-    chosen, why, extra = choose(process, scheme, "float64")
+    chosen, reason, extra = choose(process, scheme, "float64", end_points=True)
     if chosen.lookahead or chosen.increments != "normal":
         raise ValueError(
             f"scheme {chosen.name!r} has no paths of its own (only their law at given times); for exits take "
@@ -112,7 +106,7 @@ def exit_times(
     state = run.execute().state
     assert state is not None
     settings = {
-        **process.settings, "inside": region.describe(), "scheme": chosen.name, "scheme_reason": reason or why,
+        **process.settings, "inside": region.describe(), "scheme": chosen.name, "scheme_reason": reason,
         **clock_settings("step", clock), "max_steps": max_steps, "paths": paths, "seed": seed,
         "method": "Brownian bridge" if bridge else "ends of steps",
     }  # fmt: skip

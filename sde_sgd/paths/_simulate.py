@@ -114,7 +114,7 @@ def simulate(
     clock = clock_of("step", step, first_step + steps)
     every, keep = saving(save_every, steps)
     x = _ensemble.starts(start, paths, process.dim, process.domain)
-    chosen, reason, extra = choose(process, scheme, real, substeps)
+    chosen, reason, extra = choose(process, scheme, real, substeps, end_points=walls is not None)
     model, stepper, lane = stepper_of(process, chosen, extra, real, substeps)
     times = times_of(clock)
     barrier, exits = walls_part(walls, process, model, chosen, paths, lambda n: times(first_step + n))
