@@ -24,6 +24,14 @@ def positive(name: str, value: Any, remedy: str = "") -> float:
     return number
 
 
+def not_negative(name: str, value: Any, remedy: str = "") -> float:
+    """A finite number >= 0, as float; otherwise ValueError."""
+    number = float(finite_array(name, value, ()))
+    if number < 0:
+        raise ValueError(f"{name} must be a finite number >= 0, got {number:g}{'; ' + remedy if remedy else ''}")
+    return number
+
+
 def whole(name: str, value: Any, lowest: int, highest: int | None = None, remedy: str = "") -> int:
     """A whole number in [lowest, highest], as int; otherwise ValueError."""
     ok = isinstance(value, Integral) and not isinstance(value, bool)

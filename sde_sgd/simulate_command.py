@@ -21,38 +21,38 @@ _KEYS = (
 def simulate(
     landscape: Annotated[str, typer.Argument(help="A name of the catalogue; `sde-sgd list` shows them.")],
     config: Annotated[Path | None, typer.Argument(help="TOML file of settings; options overrule it.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="T = η/2b.  [default: the landscape's own]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="T = η/2b. (default: the landscape's own)")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the landscape; repeatable.")
     ] = None,
     step: Annotated[
-        float | None, typer.Option(help="Length h of a time step.  [default: a twentieth of the fastest relaxation]")
+        float | None, typer.Option(help="Length h of a time step. (default: a twentieth of the fastest relaxation)")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Steps of every path.  [default: {STEPS}]")] = None,
-    paths: Annotated[int | None, typer.Option(help=f"Independent paths.  [default: {PATHS}]")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Steps of every path. (default: {STEPS})")] = None,
+    paths: Annotated[int | None, typer.Option(help=f"Independent paths. (default: {PATHS})")] = None,
     start: Annotated[
         str | None,
-        typer.Option(metavar="X,Y,…", help="Start of every path.  [default: a known fixed point, or the centre]"),
+        typer.Option(metavar="X,Y,…", help="Start of every path. (default: a known fixed point, or the centre)"),
     ] = None,
-    scheme: Annotated[str | None, typer.Option(help="auto, or the name of a scheme.  [default: auto]")] = None,
+    scheme: Annotated[str | None, typer.Option(help="auto, or the name of a scheme. (default: auto)")] = None,
     walls: Annotated[
-        str | None, typer.Option(help="none, reflect or absorb, at the domain's sides.  [default: none]")
+        str | None, typer.Option(help="none, reflect or absorb, at the domain's sides. (default: none)")
     ] = None,
-    burn_in: Annotated[int | None, typer.Option(help="Steps left out.  [default: a quarter]")] = None,
-    every: Annotated[int | None, typer.Option(help="Count every k-th state after them.  [default: 1]")] = None,
+    burn_in: Annotated[int | None, typer.Option(help="Steps left out. (default: a quarter)")] = None,
+    every: Annotated[int | None, typer.Option(help="Count every k-th state after them. (default: 1)")] = None,
     save_every: Annotated[
         int | None, typer.Option(help="Keep every k-th state of the first eight paths, and draw them.")
     ] = None,
     step_bias: Annotated[
         bool | None,
         typer.Option(
-            "--step-bias/--no-step-bias", help="Run at twice the step, too.  [default: where the scheme allows it]"
+            "--step-bias/--no-step-bias", help="Run at twice the step, too. (default: where the scheme allows it)"
         ),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float64 or float32.  [default: float64]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random number.  [default: 0]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float64 or float32. (default: float64)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number. (default: 0)")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; the numbers do not depend on it.  [default: all cores]")
+        int | None, typer.Option(min=1, help="Threads; the numbers do not depend on it. (default: all cores)")
     ] = None,
     root: Annotated[Path, typer.Option(help="Folder under which the run keeps its results.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget results of earlier runs and compute anew.")] = False,
@@ -99,7 +99,6 @@ def resolve(
     """
     from . import _checks
     from .landscapes import get
-    from .paths import SCHEMES
     from .paths._choose import choose
     from .paths._simulate import DTYPES
     from .paths._walls import WALLS
@@ -125,11 +124,9 @@ def resolve(
     dtype = _checks.choice("dtype", asked.get("dtype", "float64"), DTYPES)
     walls = _checks.choice("walls", asked.get("walls", "none"), ("none", *WALLS))
     scheme = asked.get("scheme", "auto")
-    chosen, _, _ = choose(process, scheme, dtype)
-    if scheme == "auto" and walls != "none" and chosen.lookahead:  # its steps do not have the end points of a path
-        scheme, chosen = "euler_maruyama", SCHEMES["euler_maruyama"]
+    chosen, _, _ = choose(process, scheme, dtype, end_points=walls != "none")
     at = _start(process, asked.get("start"))
-    paired = SCHEMES[chosen.name].increments == "normal" and walls != "absorb"
+    paired = chosen.increments == "normal" and walls != "absorb"
     bias = asked.get("step_bias", paired)
     if not isinstance(bias, bool):
         raise ValueError(f"step_bias must be true or false, got {bias!r}")

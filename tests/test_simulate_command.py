@@ -226,30 +226,32 @@ def test_no_exact_value_where_the_box_does_not_hold_the_mass():
 # Interruption ---------------------------------------------------------------------------------------------
 
 _INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys
 from contextlib import contextmanager
 from sde_sgd import _console, cli
+from sde_sgd.paths import _ensemble
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sent = []
+due, wait = [], _ensemble.wait
 
 @contextmanager
 def stage(self, name):
-    def progress(done, total):
-        if done > {share} * total and not sent:
-            sent.append(threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)))
-            sent[0].start()
-    yield progress
+    yield lambda done, total: due.append(done) if done > {share} * total else None
 
-_console.Console.stage = stage
+def interrupted(futures):  # Ctrl-C while the threads are at work, where a run spends its time
+    if len(due) == 1:
+        due.append(None)
+        os.kill(os.getpid(), signal.SIGINT)
+    return wait(futures)
+
+_console.Console.stage, _ensemble.wait = stage, interrupted
 cli.main(sys.argv[1:])
 """
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bits(call, tmp_path):
-    long = ("double_well", "--steps", "40000", "--paths", "1024", "--temperature", "0.2", "--step", "0.05")
     for share, file in ((0.0, "paths.checkpoint.2h"), (0.4, "paths.checkpoint")):  # at twice the step, and at the step
-        arguments = ["simulate", *long, "--root", str(tmp_path / "halted")]
+        arguments = ["simulate", "double_well", *SMALL, "--threads", "1", "--root", str(tmp_path / "halted")]
         script = [sys.executable, "-c", _INTERRUPTED.format(share=share)]
         halted = subprocess.run([*script, *arguments], capture_output=True, text=True, timeout=120)
         assert halted.returncode == 130 and halted.stdout == "", halted.stderr
@@ -257,9 +259,9 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(call, tmp_path):
         folder = folder_in(tmp_path / "halted")
         assert not (folder / "result.nc").exists()
         assert [path.name for path in folder.glob("*.checkpoint*")] == [file]
-        assert tomllib.loads((folder / "config.toml").read_text())["paths"] == 1024
+        assert tomllib.loads((folder / "config.toml").read_text())["paths"] == 256
 
     for root in ("halted", "whole"):
-        assert call(*long, "-q", "--root", tmp_path / root)[0] == 0
+        assert call("double_well", *SMALL, "-q", "--root", tmp_path / root)[0] == 0
     xr.testing.assert_equal(numbers_of(tmp_path / "halted"), numbers_of(tmp_path / "whole"))
     assert not list(folder.glob("*.checkpoint*"))

@@ -21,6 +21,9 @@ class Definition:
     _parameters: dict[str, float]
     _symbols: dict[str, sp.Symbol]
     _cache: dict[str, Any]
+    # Parameter → why it must be > 0, or >= 0.
+    _positive: Mapping[str, str] = MappingProxyType({})
+    _not_negative: Mapping[str, str] = MappingProxyType({})
 
     def _set_symbols(self, variables, parameters, domain, name) -> None:
         names = check_names("variable", [variables] if isinstance(variables, str | sp.Symbol) else variables)
@@ -70,11 +73,19 @@ class Definition:
         other._cache = {}
         changed = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
         other._parameters = self._parameters | changed
+        other._check_parameters()
         other._check_diffusion()
         return other
 
+    def _check_parameters(self) -> None:
+        """Signs without which what the landscape says of itself is untrue; again whenever a parameter changes."""
+        for name, why in self._positive.items():
+            _checks.positive(name, self._parameters[name], why)
+        for name, why in self._not_negative.items():
+            _checks.not_negative(name, self._parameters[name], why)
+
     def _check_diffusion(self) -> None:
-        """What may become wrong when a parameter changes."""
+        """Faults of D that another value of a parameter may bring."""
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "_cache"}

@@ -1,13 +1,12 @@
 """Entries in detailed balance, j = 0: what the noise makes of wells, barriers, valleys and saddles."""
 
-from sde_sgd import _checks
-
 from ._landscape import Landscape
 
 
-def _boltzmann(variables, loss: str, **settings) -> Landscape:
+def _boltzmann(variables, loss: str, *, positive=None, **settings) -> Landscape:
     """D = I and no circulation, so that Φ = f and Q = 0 at every T."""
-    return Landscape(variables, loss, potential=loss, q="0" if len(variables) == 2 else None, **settings)
+    q = "0" if len(variables) == 2 else None
+    return Landscape(variables, loss, potential=loss, q=q, **settings)._annotate(positive=positive)
 
 
 def double_well() -> Landscape:
@@ -33,7 +32,6 @@ def multiplicative_well(c: float = 2.0) -> Landscape:
     from Tc = ½ on, ρ_ss has a single mode, at the maximum of f, though nothing circulates. A noise-induced transition:
     Horsthemke & Lefever (1984).
     """
-    _checks.positive("c", c, "D = 1 + c x²; for constant noise take another entry")
     return Landscape(
         "x",
         "x**4/4 - x**2/2",
@@ -44,7 +42,7 @@ def multiplicative_well(c: float = 2.0) -> Landscape:
         default_temperature=0.3,
         domain=((-6, 6),),
         name="multiplicative_well",
-    )
+    )._annotate(positive={"c": "D = 1 + c x²; for constant noise take another entry"})
 
 
 _MUELLER_BROWN = (  # amplitude A, curvatures a, b, c, centre x, y
@@ -98,7 +96,6 @@ def rosenbrock(steepness: float = 100.0) -> Landscape:
     y ~ N(x², 10T/s): means 1 and 1 + 10T, and the spread along the valley does not see its walls. An explicit step
     must resolve them, h < 20/(s(1 + 4x²)) where the paths go. Rosenbrock (1960).
     """
-    _checks.positive("steepness", steepness, "the valley needs walls")
     return _boltzmann(
         ("x", "y"),
         "((1 - x)**2 + steepness*(y - x**2)**2)/20",
@@ -107,6 +104,7 @@ def rosenbrock(steepness: float = 100.0) -> Landscape:
         default_temperature=0.02,
         domain=((-2, 3), (-1, 9)),
         name="rosenbrock",
+        positive={"steepness": "the valley needs walls"},
     )
 
 
@@ -117,8 +115,6 @@ def sharp_flat(flat: float = 1.0, sharp: float = 10.0) -> Landscape:
     so that its odds tend to √(sharp/flat) as T → 0, the ratio of the Gaussian widths.
     Hochreiter & Schmidhuber (1997); Jastrzębski et al. (2017).
     """
-    for key, value in (("flat", flat), ("sharp", sharp)):
-        _checks.positive(key, value, "a curvature of a minimum")
     return _boltzmann(
         ("x", "y"),
         "(x**2 - 1)**2/4 + sqrt(flat*sharp)*exp(x*log(sharp/flat)/2)*y**2/2",
@@ -127,6 +123,7 @@ def sharp_flat(flat: float = 1.0, sharp: float = 10.0) -> Landscape:
         default_temperature=0.1,
         domain=((-2.5, 2.5), (-4, 4)),
         name="sharp_flat",
+        positive=dict.fromkeys(("flat", "sharp"), "a curvature of a minimum"),
     )
 
 
@@ -137,8 +134,6 @@ def bumpy_valley(floor: float = 0.1, wall: float = 10.0, ripple: float = 0.05) -
     I₀(ε/T)² (Lifson & Jackson 1962). Smoothing f over one ripple length, as local entropy does, removes them.
     Chaudhari et al. (2017).
     """
-    for key, value in (("floor", floor), ("wall", wall)):
-        _checks.positive(key, value, "a curvature of the valley")
     return _boltzmann(
         ("x", "y"),
         "floor*x**2/2 + ripple*(1 - cos(2*pi*x)) + wall*y**2/2",
@@ -147,6 +142,7 @@ def bumpy_valley(floor: float = 0.1, wall: float = 10.0, ripple: float = 0.05) -
         default_temperature=0.05,
         domain=((-5, 5), (-1.5, 1.5)),
         name="bumpy_valley",
+        positive=dict.fromkeys(("floor", "wall"), "a curvature of the valley"),
     )
 
 
@@ -157,8 +153,6 @@ def saddle(descent: float = 1.0, ascent: float = 1.0) -> Landscape:
     reached after about log(R √(a/T))/a, the logarithm of 1/T. On the plane there is no steady state; between
     reflecting walls it is e^{−f/T}. Kifer (1981); Ge et al. (2015).
     """
-    for key, value in (("descent", descent), ("ascent", ascent)):
-        _checks.positive(key, value, "a strict saddle has one curvature of each sign, −descent and ascent")
     return _boltzmann(
         ("x", "y"),
         "(ascent*y**2 - descent*x**2)/2",
@@ -167,4 +161,7 @@ def saddle(descent: float = 1.0, ascent: float = 1.0) -> Landscape:
         default_temperature=0.1,
         domain=((-3, 3), (-3, 3)),
         name="saddle",
+        positive=dict.fromkeys(
+            ("descent", "ascent"), "a strict saddle has one curvature of each sign, −descent and ascent"
+        ),
     )

@@ -1,12 +1,23 @@
 """Entries that are means over data, whose noise is that of their own samples: exact cases and Fisher's iris."""
 
 import math
+from typing import Self
 
 import numpy as np
 
 from sde_sgd import _checks
 
 from ._finite_sum import FiniteSum
+
+
+class _Spiral(FiniteSum):
+    """Its default temperature follows κ, a fifth of the largest that has a steady state."""
+
+    def with_parameters(self, **values: float) -> Self:
+        return super().with_parameters(**values)._tempered()
+
+    def _tempered(self) -> Self:
+        return self._annotate(default_temperature=0.4 / (3 + self.parameters["kappa"] ** 2))
 
 
 def spiral(kappa: float = 1.0, samples: int = 3) -> FiniteSum:
@@ -20,7 +31,7 @@ def spiral(kappa: float = 1.0, samples: int = 3) -> FiniteSum:
     samples = _checks.whole("samples", samples, 3, None, "with fewer the noise is not isotropic in angle")
     angle = "(kappa*log(x**2 + y**2)/2 + phase)"
     exponent = "(1/(4 + kappa**2))"
-    return FiniteSum(
+    return _Spiral(
         ("x", "y"),
         f"(x**2 + y**2 - 1)**2/4 + sqrt(x**2 + y**2)*(x*cos({angle}) - y*sin({angle}))",
         {"phase": 2 * np.pi * np.arange(samples) / samples},
@@ -28,7 +39,7 @@ def spiral(kappa: float = 1.0, samples: int = 3) -> FiniteSum:
         potential=f"{exponent}*(x**2 + y**2) - (T*({exponent} - 3) + 2*{exponent})*log(x**2 + y**2)/2",
         domain=((-4, 4), (-4, 4)),
         name="spiral",
-    )._annotate(default_temperature=0.4 / (3 + kappa**2))  # a fifth of the largest that has a steady state
+    )._tempered()
 
 
 def pearson(curvatures=(0.5, 1.0, 1.5, 2.0), centers=(-1.0, 0.5, 0.2, 1.0)) -> FiniteSum:
@@ -46,7 +57,7 @@ def pearson(curvatures=(0.5, 1.0, 1.5, 2.0), centers=(-1.0, 0.5, 0.2, 1.0)) -> F
     big_b = -2 * float(((a - mean) * (ac - ac.mean())).mean())
     root = 4 * big_a * big_c - big_b**2
     potential = None
-    if big_a > 1e-12 and root > 1e-12:
+    if big_a > 1e-12 * mean**2 and root > 1e-12 * 4 * big_a * big_c:
         # ∫(āx − m + T D')/D dx with D = Ax² + Bx + C
         s = math.sqrt(root)
         potential = (
@@ -77,9 +88,6 @@ def scale_invariant(noise: float = 0.5, weight_decay: float = 0.1) -> FiniteSum:
     decay. There is no density on the plane, and for λ > 0 no minimum: gradient descent alone shrinks until it is
     unstable. Undefined at the origin. Li, Lyu & Arora (2020).
     """
-    _checks.positive("noise", noise, "without it nothing balances the decay")
-    if weight_decay != 0:
-        _checks.positive("weight_decay", weight_decay, "or 0 for a norm that only grows")
     return FiniteSum(
         ("x", "y"),
         "(x**2 + noise*((x**2 - y**2)*cos(phase) - 2*x*y*sin(phase)))/(x**2 + y**2) + weight_decay*(x**2 + y**2)/2",
@@ -87,7 +95,11 @@ def scale_invariant(noise: float = 0.5, weight_decay: float = 0.1) -> FiniteSum:
         parameters={"noise": noise, "weight_decay": weight_decay},
         domain=((-3, 3), (-3, 3)),
         name="scale_invariant",
-    )._annotate(default_temperature=0.1)
+    )._annotate(
+        default_temperature=0.1,
+        positive={"noise": "without it nothing balances the decay"},
+        not_negative={"weight_decay": "0 is a norm that only grows"},
+    )
 
 
 def neuron(weight_decay: float = 0.05) -> FiniteSum:
@@ -105,7 +117,7 @@ def neuron(weight_decay: float = 0.05) -> FiniteSum:
         parameters={"weight_decay": weight_decay},
         domain=((-5, 5), (-5, 5)),
         name="neuron",
-    )._annotate(default_temperature=0.2)
+    )._annotate(default_temperature=0.2, not_negative={"weight_decay": "a negative one repels"})
 
 
 def neuron_two_inputs(weight_decay: float = 0.02) -> FiniteSum:
@@ -123,7 +135,7 @@ def neuron_two_inputs(weight_decay: float = 0.02) -> FiniteSum:
         parameters={"weight_decay": weight_decay},
         domain=((-5, 5), (-5, 5), (-5, 5)),
         name="neuron_two_inputs",
-    )._annotate(default_temperature=0.1)
+    )._annotate(default_temperature=0.1, not_negative={"weight_decay": "a negative one repels"})
 
 
 def _iris(*columns: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -28,7 +28,7 @@ class Landscape(Definition):
 
     Parameters
     ----------
-    variables : names or SymPy symbols, e.g. ("x", "y"). The names time, path, replica, component, step and T are taken.
+    variables : names or SymPy symbols, e.g. ("x", "y"). Names of results are taken: time, path, step, T …
     loss : string, number or SymPy expression over variables and parameters. Strings go through a whitelist
         (+ − * / **, exp log sqrt sin cos tan sinh cosh tanh atan erf erfc abs); nothing is evaluated.
     diffusion : d×d nested sequence of such expressions, symmetric and positive semi-definite; None is the identity.
@@ -90,8 +90,15 @@ class Landscape(Definition):
 
     # -- definition ------------------------------------------------------------------------------------------
 
-    def _annotate(self, *, q=None, known_fixed_points=None, default_temperature=None) -> Self:
-        """Set what is known beside the potential; the landscape itself, for use where it is made."""
+    def _annotate(
+        self, *, q=None, known_fixed_points=None, default_temperature=None, positive=None, not_negative=None
+    ) -> Self:
+        """Set what is known beside the potential; the landscape itself, for use where it is made.
+
+        `positive`, `not_negative`: mapping from a parameter that must be so to the reason, for `get` and every copy.
+        """
+        self._positive, self._not_negative = dict(positive or self._positive), dict(not_negative or self._not_negative)
+        self._check_parameters()
         if default_temperature is not None:
             self.default_temperature = _checks.positive("default_temperature", default_temperature)
         if q is not None:
@@ -282,12 +289,16 @@ class Landscape(Definition):
     def known_fixed_points(self, temperature: float | None = None) -> np.ndarray | None:
         """Points with b(x) = 0 in closed form, (number, d), or None; there may be others: `fixed_points` searches.
 
-        Those that are not real at these parameters are left out.
+        Those that are not real at these parameters are left out; periodic axes are wrapped into the domain.
         """
         if self._known_fixed_points is None:
             return None
         points = self._exact("known fixed points", np.zeros(self.dim), _temperature(temperature))
-        return points[np.isfinite(points).all(-1)]
+        points = points[np.isfinite(points).all(-1)]
+        low, period = self.domain.lower, self.domain.period
+        outside = np.isfinite(period) & ((points < low) | (points > self.domain.upper))
+        with np.errstate(invalid="ignore"):
+            return np.where(outside, low + np.mod(points - low, period), points)
 
     def constant_diffusion(self) -> np.ndarray | None:
         """D as a d×d array where it does not depend on x, else None."""

@@ -34,13 +34,16 @@ class LinearModel(FiniteSum):
     """
 
     def __init__(self, X, y, loss, *, weight_decay=0.0, variables=None, domain=None, name=None):
+        if not hasattr(X, "shape"):
+            X = _checks.finite_array("X", X)
         shape = np.shape(X)
         if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
             raise ValueError(f"X must have shape (N, d) with N >= 2 samples and d >= 1 weights, got {shape}")
         _memory.refuse_beyond(8.0 * shape[0] * shape[1], "a copy of X", "give fewer samples")
         if variables is None:
             variables = [f"w{i}" for i in range(shape[1])]
-        self._set_symbols(variables, {"weight_decay": _decay(weight_decay)}, domain, name or "linear_model")
+        self._set_symbols(variables, {"weight_decay": weight_decay}, domain, name or "linear_model")
+        self._annotate(not_negative={"weight_decay": "it is λ in (λ/2)|w|²"})
         if self.dim != shape[1]:
             raise ValueError(f"variables must have one name per column of X: {shape[1]}, got {self.dim}")
         inputs = np.ascontiguousarray(_checks.finite_array("X", X))
@@ -68,10 +71,6 @@ class LinearModel(FiniteSum):
     def weight_decay(self) -> float:
         """λ."""
         return self._parameters["weight_decay"]
-
-    def _check_diffusion(self) -> None:
-        """D is a covariance; what another value of the parameter could break is its sign."""
-        _decay(self.weight_decay)
 
     def latex(self) -> dict[str, str]:
         """LaTeX of f_k and its gradient, p = x_k·w; the loss is their mean, D their covariance."""
@@ -228,13 +227,6 @@ class _Evaluator(BlockEvaluator):
             return self._pick(self._curvature, points, every)[..., None, None] * outer + self._decay * identity
 
         return self._batched(values, x, int(np.prod(shape)), shape)
-
-
-def _decay(value) -> float:
-    number = float(_checks.finite_array("weight_decay", value, ()))
-    if number < 0:
-        raise ValueError(f"weight_decay must be a finite number >= 0, got {number:g}; it is λ in (λ/2)|w|²")
-    return number
 
 
 def _expression(loss) -> sp.Expr:

@@ -124,7 +124,7 @@ def _check_result(expression: sp.Expr, what: str) -> None:
     """What SymPy made of the source: finite, real, within bounds, and of functions that can be compiled."""
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
         raise ValueError(f"{what}: it is not a finite real expression")
-    for node in sp.preorder_traversal(expression):
+    for node in sp.postorder_traversal(expression):  # inner constants first: the sine of a huge one takes for ever
         if not isinstance(node, COMPILED):
             raise ValueError(
                 f"{what}: SymPy simplifies it to an expression with {type(node).__name__}, which is not among the "
@@ -242,7 +242,10 @@ class _Reader:
             case ast.BinOp(op=ast.BitXor()):
                 raise self.refuse("'^' (powers are written **)")
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-                return FUNCTIONS[name](self.visit(argument, deeper))
+                result = FUNCTIONS[name](self.visit(argument, deeper))
+                if result.is_number and not _in_range(result):  # before a function of it takes for ever
+                    raise self.refuse("a constant that is not real, or out of range")
+                return result
             case ast.Call(func=ast.Name(id=name)):
                 raise self.refuse(f"{name}(…) is not a known function of one argument{nearest(name, list(FUNCTIONS))}")
         raise self.refuse(f"{type(node).__name__} is not allowed")
