@@ -100,6 +100,15 @@ def finite_array(name: str, value: Any, shape: tuple[int, ...] | None = None) ->
     return array
 
 
+def semidefinite(name: str, matrix: np.ndarray) -> None:
+    """Refuse a symmetric matrix with an eigenvalue below 0 by more than rounding."""
+    lowest = np.linalg.eigvalsh(matrix)[0]
+    if lowest < -1e-12 * max(np.trace(matrix), 1e-300):
+        raise ValueError(
+            f"{name} is indefinite: its smallest eigenvalue is {lowest:g}; D is a covariance, so all must be >= 0"
+        )
+
+
 def _short(value: Any) -> str:
     try:
         text = repr(value)

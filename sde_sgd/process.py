@@ -107,7 +107,13 @@ class Process:
         t = np.asarray(t, float)
         if not callable(self.temperature):
             return np.full(t.shape, self.temperature)
-        values = np.asarray(self.temperature(t), float)
+        try:
+            values = np.asarray(self.temperature(t), float)
+        except (TypeError, ValueError) as fault:
+            raise ValueError(
+                "temperature must be a function of an array of times that gives one number each (np.where for a case "
+                f"distinction): {fault}"
+            ) from fault
         if values.shape not in ((), t.shape):
             raise ValueError(f"the temperature schedule gave shape {values.shape} for times of shape {t.shape}")
         values = np.broadcast_to(values, t.shape)
@@ -160,7 +166,7 @@ class Process:
 
 
 def _temperature(value):
-    """A positive number, or a function of time that gives one at t = 0."""
+    """A positive number, or a function of time, whose values are checked where they are taken."""
     if callable(value):
         return value
     return _checks.positive("temperature", value, "T = η/2b is positive; it scales the noise")

@@ -278,6 +278,7 @@ def test_every_entry_says_formula_and_source(name):
     assert re.search(r"\b(1[89]|20)\d\d\b|Constructed for this package", text)
     landscape = sde.landscapes.get(name)
     assert landscape.name == name and landscape.domain.spec()
+    assert re.match(rf"<(Landscape|FiniteSum) {name}\(", repr(landscape))
     assert {"loss", "diffusion"} <= set(landscape.latex())
 
 
@@ -305,6 +306,32 @@ def test_parameters_reach_everything_known():
     assert "q" in changed.latex() and r"\int" in ring.latex()["potential"]
 
 
+SIGNED = [
+    *(("quadratic", "a"), ("quadratic", "c"), ("hopf", "c"), ("multiplicative_well", "c"), ("rosenbrock", "steepness")),
+    *(("sharp_flat", "flat"), ("sharp_flat", "sharp"), ("bumpy_valley", "floor"), ("bumpy_valley", "wall")),
+    *(("saddle", "descent"), ("saddle", "ascent"), ("scale_invariant", "noise"), ("scale_invariant", "weight_decay")),
+    *(("neuron", "weight_decay"), ("neuron_two_inputs", "weight_decay")),
+]
+
+
+@pytest.mark.parametrize("name, parameter", SIGNED)
+def test_what_must_confine_is_refused_at_first_and_when_changed(name, parameter):
+    landscape, wrong = sde.landscapes.get(name), {parameter: -0.5}
+    for change in (landscape.with_parameters, pickle.loads(pickle.dumps(landscape)).with_parameters):
+        with pytest.raises(ValueError, match=f"^{parameter} must be a finite number >=? ?0.*, got -0.5; "):
+            change(**wrong)
+    with pytest.raises(ValueError, match=f"^{parameter} must be"):
+        sde.landscapes.get(name, **wrong)
+    assert landscape.with_parameters(**{parameter: 0.5}).parameters[parameter] == 0.5
+
+
+def test_the_default_temperature_of_the_spiral_has_a_steady_state_whatever_kappa():
+    for kappa in (0.5, 5.0):
+        changed = sde.landscapes.get("spiral").with_parameters(kappa=kappa)
+        assert changed.default_temperature == sde.landscapes.get("spiral", kappa=kappa).default_temperature
+        assert 0 < changed.default_temperature < 2 / (3 + kappa**2)
+
+
 def swirl(**settings):
     return sde.Landscape(("x", "y"), "x**2/2 + y**2/2", circulation=["-y", "x"], **settings)
 
@@ -329,6 +356,10 @@ FAULTS = {
     "double_well has no parameter 'a'; it has: none": lambda: sde.landscapes.get("double_well", a=1.0),
     "c must be a finite number > 0, got 0": lambda: sde.landscapes.get("multiplicative_well", c=0),
     "noise must be a finite number > 0": lambda: sde.landscapes.get("scale_invariant", noise=0.0),
+    "finite_sum must be True or False, got 'no'": lambda: sde.landscapes.get("sheared_double_well", finite_sum="no"),
+    "0, 0, 2 make no noise in a direction": lambda: sde.landscapes.get("quadratic", dxx=0, dxy=0, dyy=2),
+    "1, 0, 0 make no noise": lambda: sde.landscapes.get("quadratic").with_parameters(dxy=0, dyy=0),
+    "smallest eigenvalue is -1": lambda: sde.landscapes.get("quadratic").with_parameters(dxy=2),
     "samples must be a whole number": lambda: sde.landscapes.get("spiral", samples=2),
     "landscape has no default temperature; pass one": lambda: swirl().at_temperature(),
     "default_temperature must be a finite number > 0, got 0": lambda: swirl(default_temperature=0),

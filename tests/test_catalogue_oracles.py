@@ -31,6 +31,8 @@ def test_quadratic_is_the_lyapunov_solution():
     antisymmetric = f @ s - d
     np.testing.assert_allclose(antisymmetric, -antisymmetric.T, atol=1e-14)
     np.testing.assert_allclose(q.q(x), antisymmetric[0, 1], rtol=1e-13)
+    reached = sde.landscapes.get("quadratic", dxy=0, dyy=0, rotation=1.0)  # the drift turns the noise of x into y
+    np.testing.assert_allclose(reached.potential([1.0, 1.0], 1.0), 16.0, rtol=1e-13)
     default = sde.landscapes.get("quadratic")  # F = diag(1, 3), D = [[1, ½], [½, 1]], T = 1
     assert default.q([0.3, 0.1]) == pytest.approx(-0.25, abs=1e-15)
     np.testing.assert_allclose(
@@ -166,6 +168,13 @@ def test_ring_is_finite_at_low_temperature_and_says_what_it_needs():
     )
 
 
+def test_known_fixed_points_of_a_ring_lie_on_it():
+    ring = sde.landscapes.get("ring", force=-0.5)
+    known = ring.known_fixed_points()
+    assert (np.abs(known) <= np.pi).all()
+    np.testing.assert_allclose(known[:, 0], [-np.pi / 6, -5 * np.pi / 6], rtol=1e-14)
+
+
 def test_hopf_has_its_cycle():
     """On r² = a/c the drift is tangential with period 2π/(ω + κa/c); r² ~ N(a/c, 2T/c) cut at 0."""
     a, c, omega, kappa, temperature = 2.0, 0.5, 0.7, -0.1, 0.3
@@ -184,6 +193,25 @@ def test_hopf_has_its_cycle():
     origin = sde.landscapes.get("hopf").fixed_points()
     assert origin.kind.values.tolist() == ["unstable"]
     np.testing.assert_allclose(np.sort_complex(origin.eigenvalue.values[0]), [1 - 1j, 1 + 1j], atol=1e-12)
+
+
+def test_q_of_hopf_is_finite_to_the_corners_at_any_temperature():
+    hopf, corner = sde.landscapes.get("hopf", c=2.0), np.array([[2.5, 2.5], [1.0, 0.2]])
+    symbolic = hopf._exact("q", corner, 0.05)  # erfc(z) e^{z²} as it is printed: 0·∞ far outside
+    assert np.isnan(symbolic[0])
+    np.testing.assert_allclose(hopf.q(corner, 0.05)[1], symbolic[1], rtol=1e-12)
+    s = 12.5  # q Φ' − T q' = (ω + κ r²)/2 with ' by r²; far outside q → (ω + κ r²)/2Φ'
+    assert hopf.q(corner, 1e-4)[0] == pytest.approx((1 + 0.5 * s) / (2 * (-0.5 + s)), rel=1e-5)
+
+
+def test_pearson_knows_its_potential_in_any_units():
+    small, x = (
+        sde.landscapes.get("pearson", curvatures=(1e-7, 3e-7, 2e-7), centers=(0, 1, -2)),
+        np.array([[0.3], [2.0]]),
+    )
+    usual = sde.landscapes.get("pearson", curvatures=(1.0, 3.0, 2.0), centers=(0, 1, -2))
+    rise = [float(np.diff(p.potential(x, t))[0]) for p, t in ((small, 0.2 / 1e-7), (usual, 0.2))]
+    assert rise[0] * 1e-7 == pytest.approx(rise[1], rel=1e-9)  # a → εa, T → T/ε: Φ → Φ/ε
 
 
 def test_pearson_has_the_exact_mean_and_variance():

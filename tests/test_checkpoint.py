@@ -150,6 +150,29 @@ def watched(limit, **changes):
     return sde.exit_times(WELL.at_temperature(0.3), -1.0, lambda x: x[..., 0] < limit, **settings)
 
 
+def below(x, limit):
+    return x[..., 0] < limit
+
+
+class Below:
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, x):
+        return below(x, self.limit)
+
+
+def watched_by(region, **changes):
+    return sde.exit_times(
+        WELL.at_temperature(0.3), -1.0, region, step=0.1, max_steps=30, paths=99, bridge=False, **changes
+    )
+
+
+def observed(observable, **changes):
+    settings = dict(step=0.01, steps=400, paths=64, save_every=0) | changes
+    return sde.simulate(WELL.at_temperature(0.3), -1.0, observables=observable, **settings)
+
+
 LAST = np.full(2000, 0.01)
 LAST[1777] = 0.011  # one step in two thousand
 OTHERS = {
@@ -164,6 +187,17 @@ OTHERS = {
     "region": (exits, lambda **c: sde.exit_times(
         WELL.at_temperature(0.3), -1.0, "x < 0.1", step=0.01, max_steps=400, paths=9000, seed=7, **c)),
     "region by function": (lambda **c: watched(0.0, **c), lambda **c: watched(0.1, **c)),
+    "region by a function and its argument": (
+        lambda **c: watched_by(functools.partial(below, limit=0.0), **c),
+        lambda **c: watched_by(functools.partial(below, limit=0.1), **c)),
+    "region by an object": (lambda **c: watched_by(Below(0.0), **c), lambda **c: watched_by(Below(0.1), **c)),
+    "region by a method": (
+        lambda **c: watched_by(Below(0.0).__call__, **c), lambda **c: watched_by(Below(0.1).__call__, **c)),
+    "times of an observable": (
+        lambda **c: observed(sde.FirstPassage("x > 0", times=[1.0, 2.0]), **c),
+        lambda **c: observed(sde.FirstPassage("x > 0", times=[1.0, 3.0]), **c)),
+    "blocks of an observable": (
+        lambda **c: observed(sde.Moments(blocks=8), **c), lambda **c: observed(sde.Moments(blocks=16), **c)),
     "temperature": (paths, lambda **c: sde.simulate(
         WELL.at_temperature(0.31), -1.0, step=0.01, steps=400, paths=9000, seed=7, save_every=100,
         observables=sde.Histogram(GRID, burn_in=50), **c)),
@@ -251,6 +285,18 @@ def test_a_run_is_continued_by_hand(scheme):
     np.testing.assert_array_equal(second.step, np.arange(17, 41))
     late = sde.simulate(process, state, step=clock[:39], steps=23, first_step=16, **settings)
     assert not np.array_equal(late[process.variables[0]], whole[process.variables[0]][:, -1])
+
+
+def test_a_run_that_left_its_domain_is_continued_by_hand():
+    small = sde.Landscape("x", "x**2/2", domain={"x": (-1, 1)}).at_temperature(0.5)
+    settings = dict(step=0.1, paths=200, seed=3)
+    whole, first = sde.simulate(small, 0.0, steps=40, **settings), sde.simulate(small, 0.0, steps=17, **settings)
+    assert float(abs(first.x).max()) > 1
+    second = sde.simulate(small, first.x.values[:, None], steps=23, first_step=17, **settings)
+    np.testing.assert_array_equal(second.x, whole.x)
+    for changes in ({}, {"first_step": 17, "walls": "reflect"}):
+        with pytest.raises(ValueError, match="outside the domain"):
+            sde.simulate(small, first.x.values[:, None], steps=23, **settings, **changes)
 
 
 def test_one_path_of_many_is_replayed():

@@ -36,6 +36,13 @@ def objects(x, row, out):
     out[0] = {"a": x[0], 1: object()}["a"]
 
 
+def typed():
+    """A function compiled for arrays that may be written only: the data may not."""
+    import numba
+
+    return numba.njit("void(float64[::1], float64[::1], float64[::1])")(fine)
+
+
 FAULTS = {
     r"X must have shape \(N, d\) with N >= 2 .*got \(4,\)": lambda: linear_model(Y4, Y4, "squared"),
     r"got \(1, 2\)": lambda: linear_model(np.ones((1, 2)), [1.0], "squared"),
@@ -65,7 +72,8 @@ FAULTS = {
         fine, Y4, variables="x", sample_loss=lambda x, row: (x[0] - row[0]) ** 2
     ),
     "must return one number": lambda: from_functions(fine, Y4, variables="x", sample_loss=lambda x, row: None),
-    "cannot be compiled by Numba": lambda: from_functions(objects, Y4, variables="x").gradient([1.0]),
+    "X must be an array of real numbers": lambda: linear_model([[1, 2], [3]], [1.0, 2.0], "squared"),
+    "cannot be compiled by Numba: .*'object'": lambda: from_functions(objects, Y4, variables="x").gradient([1.0]),
     r"F must be a matrix of shape \(d, d\), got \(2, 3\)": lambda: LinearLandscape(np.ones((2, 3))),
     r"diffusion must be a matrix of shape \(2, 2\)": lambda: LinearLandscape(np.eye(2), np.eye(3)),
     r"entry \[0\]\[1\] is 1, \[1\]\[0\] is 0": lambda: LinearLandscape(np.eye(2), [[1, 1], [0, 1]]),
@@ -73,6 +81,9 @@ FAULTS = {
     r"center must have shape \(2,\), got \(3,\)": lambda: LinearLandscape(np.eye(2), center=np.zeros(3)),
     "one name per row of F: 2, got 1": lambda: LinearLandscape(np.eye(2), variables="x"),
     "jumps where the axis 'x1' closes": lambda: LinearLandscape(np.eye(2), domain={"x1": (0, 1, "periodic")}),
+    r"by Numba: .*parameters \(array.*readonly array": lambda: from_functions(
+        typed(), Y4, variables="x"
+    ).gradient([1.0]),
     "F must be finite": lambda: LinearLandscape([[np.inf]]),
 }  # fmt: skip
 

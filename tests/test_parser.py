@@ -26,6 +26,9 @@ HOSTILE = [
     "9**9999",
     "10.0**32**2",
     "1e400",
+    "x*sin(exp(exp(exp(4))))",
+    "2*sin(exp(exp(exp(4))))",
+    "x*" + "exp(" * 20 + "1" + ")" * 20,
     "x**1000",
     "exp",
     "exp(x, y)",
@@ -95,6 +98,12 @@ def test_errors_name_the_symbol_and_the_nearest():
         parse(sp.Symbol("z") + 1, X)
     with pytest.raises(ValueError, match="gamma"):
         parse(sp.gamma(sp.Symbol("x")), X)
+
+
+def test_a_huge_constant_within_a_users_own_expression_is_refused_at_once():
+    huge = sp.exp(sp.exp(sp.exp(4)))  # its sine would need 10²³ digits
+    with pytest.raises(ValueError, match="loss: a constant in it is not real, or outside"):
+        parse(sp.Symbol("x") * sp.sin(huge), X, "loss")
 
 
 def test_users_own_symbols_are_adopted():

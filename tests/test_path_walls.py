@@ -1,5 +1,7 @@
 """Paths between walls: uniform and Boltzmann densities under reflection, exit laws under absorption."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,41 @@ def test_absorbing_walls():
     np.testing.assert_array_equal(last.x, run.x[:, -1])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_step_that_leaves_and_comes_back(dtype):
+    """One step of size s from 0.2 s above a wall has met it with probability erfc(0.2/√2): |z| < 4.5; the ends of steps
+    alone see half of that."""
+    half_line, n, h = sde.Landscape("x", "0", domain={"x": (0, np.inf)}), 100_000, 0.02
+    run = sde.simulate(
+        half_line.at_temperature(0.5), 0.2 * np.sqrt(h), step=h, steps=1, paths=n, seed=6, dtype=dtype, walls="absorb"
+    )
+    exact = math.erfc(0.2 / math.sqrt(2))
+    assert abs(run.attrs["absorbed"] / n - exact) < 4.5 * np.sqrt(exact * (1 - exact) / n)
+    assert float((run.x < 0).mean()) == pytest.approx(exact / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("walls", ["reflect", "absorb"])
+def test_turns_are_counted_between_walls(walls):
+    """On a strip that is periodic in x the winding is the distance travelled, added up from saved states a small part
+    of the period apart: with a conormal fold across the seam, and for absorbed paths, which no longer turn."""
+    strip = {"x": (0, 1, "periodic"), "y": (0, 1)}
+    drift = sde.Landscape(("x", "y"), "0", circulation=["3", "0"], diffusion=OBLIQUE.tolist(), domain=strip)
+    run = sde.simulate(
+        drift.at_temperature(0.05), (0.5, 0.5), step=0.01, steps=400, paths=200, walls=walls, save_every=1,
+        observables=sde.Winding("x", per_path=True),
+    )  # fmt: skip
+    moved = (np.diff(run.x, axis=1) + 0.5) % 1 - 0.5
+    np.testing.assert_allclose(run.winding, moved.sum(1), atol=1e-9)
+    assert run.winding.values.max() > 5
+    assert walls == "reflect" or (run.attrs["absorbed"] > 100 and (moved[:, -1] == 0).any())
+
+
+def test_walls_do_not_hide_a_divergence():
+    wild = sde.Landscape("x", "1e100*x**4", domain={"x": (-1, 1)}).at_temperature(0.5)
+    with pytest.raises(sde.Diverged, match="path 0 diverged at step 1"):
+        sde.simulate(wild, 0.5, step=10.0, steps=4, **EULER)
+
+
 QUADRATIC = sde.Landscape("x", "x**2/2", domain={"x": (-1, 1)})
 OPEN = sde.Landscape("x", "x**2/2").at_temperature(0.5)
 FAULTS = {
@@ -167,7 +204,7 @@ FAULTS = {
     "needs a wall": lambda: sde.simulate(OPEN, 0.0, step=0.1, steps=9, walls="reflect"),
     "'leimkuhler_matthews' do not go together": lambda: absorbed(scheme="leimkuhler_matthews"),
     "'weak_euler' do not go together": lambda: absorbed(scheme="weak_euler"),
-    "'baoab' do not go together": lambda: sde.simulate(
+    "'baoab' do not go together: walls are for processes without momentum": lambda: sde.simulate(
         sde.Underdamped(QUADRATIC, 0.5, 1.0), (0, 0), step=0.1, steps=9, walls="reflect"
     ),
     "start has x = 2, outside the domain": lambda: sde.simulate(

@@ -267,6 +267,10 @@ FAULTS = {
     ),
     "checkpoint must be the name of a file, got 5": lambda: langevin(checkpoint=5),
     "step_bias is that of observables": lambda: langevin(step_bias=True),
+    "step must be a finite number > 0, got None": lambda: langevin(
+        step=None, step_bias=True, observables=sde.Moments(), steps=4
+    ),
+    "step_bias must be True or False, got 'no'": lambda: langevin(step_bias="no"),
     "steps must be even": lambda: langevin(step_bias=True, observables=sde.Moments()),
     "temperature must be a finite number > 0, got 0": lambda: NEURON.at_temperature(0),
     "friction must be a finite number > 0, got -1": lambda: sde.Underdamped(NEURON, 0.2, -1),

@@ -16,7 +16,7 @@ import sde_sgd as sde
 from sde_sgd.paths import _ensemble, _sampling
 
 LARGE = 1_000_000
-MODES = _sampling.SAMPLINGS
+MODES = ("with_replacement", "without_replacement", "reshuffling")
 U = np.uint64
 
 

@@ -138,6 +138,9 @@ FAULTS = {
     ),
     "the temperature schedule gave 0 at t = 1": lambda: sde.simulate(LINE.at_temperature(falls), 0, step=0.5, steps=9),
     "gave nan at t = 0": lambda: LINE.at_temperature(lambda t: t * np.nan).temperature_at([0.0, 1.0]),
+    "must be a function of an array of times": lambda: LINE.at_temperature(lambda t: 1 if t < 1 else 2).temperature_at(
+        [0.0, 2.0]
+    ),
     r"gave shape \(2,\) for times of shape \(3,\)": lambda: LINE.at_temperature(lambda t: t[1:]).temperature_at(
         np.ones(3)
     ),

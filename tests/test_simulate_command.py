@@ -121,7 +121,7 @@ def test_walls_and_weak_schemes_choose_what_goes_with_them():
     def chosen(**options):
         return resolve({}, {"landscape": "double_well", **options}, {})[1]
 
-    assert chosen(walls="reflect")["scheme"] == "euler_maruyama" and chosen(walls="reflect")["step_bias"]
+    assert chosen(walls="reflect")["scheme"] == "auto" and chosen(walls="reflect")["step_bias"]
     assert not chosen(walls="absorb")["step_bias"] and not chosen(scheme="weak_euler")["step_bias"]
     assert chosen(step_bias=False, steps=7, burn_in=1, every=3)["steps"] == 7
 

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 
 import sde_sgd as sde
+from sde_sgd.paths import _ensemble
 
 H = np.array([[1.5, 0.5], [0.5, 3.0]])
 QUADRATIC = sde.Landscape(("x", "y"), "0.75*x**2 + 0.5*x*y + 1.5*y**2")  # f = xᵀHx/2
@@ -205,6 +206,28 @@ def test_bits_and_attributes():
     other = sde.simulate(PROCESS, (0.5, -0.1), threads=3, save_every=40, **settings)
     for v in PROCESS.variables:
         np.testing.assert_array_equal(run[v], other[v][:, -1])
+
+
+@pytest.mark.parametrize("finite_sum", [False, True])
+def test_bits_on_a_periodic_axis(monkeypatch, finite_sum):
+    """The force is taken inside the period: segments of one step, a run continued by hand, and the whole run agree."""
+    period = {"x": (-1, -1 + 2 * np.pi, "periodic")}
+    ring = sde.Landscape("x", "cos(x)", circulation=["2"], domain=period)
+    if finite_sum:
+        ring = sde.FiniteSum("x", "-a*cos(x + a)", {"a": [1.0, 2.0, 4.0]}, domain=period)
+    process = sde.Underdamped(ring, 0.5, 1.0)
+    settings = dict(step=0.1, paths=200, seed=3)
+    whole = sde.simulate(process, (1.0, 2.0), steps=300, observables=sde.Winding("x"), **settings)
+    assert float(whole.angular_velocity) != 0
+    first = sde.simulate(process, (1.0, 2.0), steps=113, **settings)
+    state = np.stack([first[v] for v in process.variables], -1)
+    by_hand = sde.simulate(process, state, steps=187, first_step=113, **settings)
+    monkeypatch.setattr(_ensemble, "_SEGMENT_SECONDS", 1e-9)
+    pieces = sde.simulate(process, (1.0, 2.0), steps=300, observables=sde.Winding("x"), **settings)
+    for v in process.variables:
+        np.testing.assert_array_equal(by_hand[v], whole[v])
+        np.testing.assert_array_equal(pieces[v], whole[v])
+    assert pieces.angular_velocity == whole.angular_velocity
 
 
 def test_the_potential_of_an_anisotropic_equilibrium():

@@ -73,8 +73,8 @@ class Definition:
         other._cache = {}
         changed = {k: float(_checks.finite_array(f"parameter {k}", v, ())) for k, v in values.items()}
         other._parameters = self._parameters | changed
-        other._check_parameters()
         other._check_diffusion()
+        other._check_parameters()
         return other
 
     def _check_parameters(self) -> None:
@@ -96,4 +96,5 @@ class Definition:
 
     def __repr__(self) -> str:
         settings = "".join(f", {k}={v:g}" for k, v in self.parameters.items())
-        return f"<{type(self).__name__} {self.name}({', '.join(self.variables)}{settings})>"
+        kind = next(c.__name__ for c in type(self).__mro__ if not c.__name__.startswith("_"))
+        return f"<{kind} {self.name}({', '.join(self.variables)}{settings})>"

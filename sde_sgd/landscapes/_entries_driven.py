@@ -9,6 +9,22 @@ from sde_sgd import _checks
 
 from ._finite_sum import FiniteSum
 from ._landscape import Landscape
+from ._linear import LinearLandscape
+
+
+class _Quadratic(Landscape):
+    _positive = dict.fromkeys(("a", "c"), "the quadratic must confine")
+
+    def _check_parameters(self) -> None:
+        """Also that Σ of the potential is definite."""
+        super()._check_parameters()
+        a, c, dxx, dxy, dyy, rotation = self._parameters.values()
+        linear = LinearLandscape([[a, rotation], [-rotation, c]], [[dxx, dxy], [dxy, dyy]])
+        if linear.potential([0.0, 0.0]) is None:
+            raise ValueError(
+                f"dxx, dxy, dyy = {dxx:g}, {dxy:g}, {dyy:g} make no noise in a direction the drift keeps, so there is "
+                "no stationary density; give D full rank, or use Landscape.linear, which needs no potential"
+            )
 
 
 def quadratic(
@@ -26,7 +42,7 @@ def quadratic(
     """
     sxy = "((2*dxy - rotation*(dyy/c - dxx/a))/((a + c)*(1 + rotation**2/(a*c))))"  # FS + SFᵀ = 2D solved by hand
     sxx, syy = f"((dxx - rotation*{sxy})/a)", f"((dyy + rotation*{sxy})/c)"
-    return Landscape(
+    return _Quadratic(
         ("x", "y"),
         "(a*x**2 + c*y**2)/2",
         diffusion=[["dxx", "dxy"], ["dxy", "dyy"]],
@@ -38,7 +54,7 @@ def quadratic(
         default_temperature=1.0,
         domain=((-10, 10), (-10, 10)),
         name="quadratic",
-    )._annotate(positive=dict.fromkeys(("a", "c"), "the quadratic must confine"))
+    )
 
 
 def example_19(circulation: float = 0.5) -> Landscape:
@@ -97,7 +113,7 @@ class _Ring(Landscape):
     """A particle on a circle under a constant force: Φ is an integral, not an expression."""
 
     def _log_return(self, x: np.ndarray, temperature: float) -> np.ndarray:
-        """log R(θ), R = ∫₀^{2π} exp([W(θ+u) − W(θ)]/T) du and W = V − Fθ, by Gauss's rule, to about 1e-12."""
+        """log R(θ), R = ∫₀^{2π} exp([W(θ+u) − W(θ)]/T) du and W = V − Fθ, by Gauss's rule, to 1e-9 or better."""
         force = self.parameters["force"]
         # The peaks of the integrand are no narrower than √(T/|a|), and it falls like e^{−Fu/T}.
         strength = (abs(self.parameters["amplitude"]) + 2 * np.pi * abs(force)) / temperature

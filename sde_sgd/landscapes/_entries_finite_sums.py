@@ -26,7 +26,8 @@ def spiral(kappa: float = 1.0, samples: int = 3) -> FiniteSum:
     The mean loss is the rotationally symmetric (r² − 1)²/4, yet the gradient noise carries a twist:
     D = r²[(4+κ²)/2 r̂r̂ᵀ + ½ θ̂θ̂ᵀ + (κ/2)(r̂θ̂ᵀ + θ̂r̂ᵀ)], and the SDE turns with mean angular velocity exactly −Tκ.
     Steady state for T < 2/(3 + κ²): ρ ∝ r^{−3+A+2B} e^{−Br²}, A = 1/(4+κ²), B = A/T, with
-    j = κA[r² − 1 − T(1 + 1/A)/2] r θ̂; E r² = 1 − T(3 + κ²)/2. Constructed for this package.
+    j = κA[r² − 1 − T(1 + 1/A)/2] r θ̂; E r² = 1 − T(3 + κ²)/2. Undefined at the origin.
+    Constructed for this package.
     """
     samples = _checks.whole("samples", samples, 3, None, "with fewer the noise is not isotropic in angle")
     angle = "(kappa*log(x**2 + y**2)/2 + phase)"

@@ -117,7 +117,8 @@ class FiniteSum(Landscape):
         ----------
         sample_gradient : ``sample_gradient(x, row, out)`` writes the d values of g_k(x) into `out` and returns nothing;
             x (d,), row = data[k] (m,) and out (d,) are float64 arrays, x and row are not to be changed, out is not
-            cleared before the call. It must compile under numba.njit (or be so compiled): loops and NumPy are fine.
+            cleared before the call. It must compile under numba.njit (or be so compiled, without a signature):
+            loops and NumPy are fine.
         data : (N, m), or (N,) for m = 1; N ≥ 2: put inputs and label of a sample into one row.
         variables : d names.
         sample_loss : ``sample_loss(x, row)`` returning f_k(x); without it `loss` raises ValueError.

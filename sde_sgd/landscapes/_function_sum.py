@@ -144,7 +144,8 @@ class _Evaluator(BlockEvaluator):
         try:
             _loops()[name](self._functions[name], np.ascontiguousarray(points), data, out)
         except NumbaError as fault:
-            reason = str(fault).strip().splitlines()[0]
+            told = [line for line in str(fault).splitlines() if line.strip() and not line.startswith("Failed in ")]
+            reason = told[0] if told else type(fault).__name__
             raise ValueError(f"{name} cannot be compiled by Numba: {reason}") from fault
         return out
 

@@ -142,12 +142,7 @@ class Landscape(Definition):
                 )
         constant = self.constant_diffusion()
         if constant is not None:
-            lowest = np.linalg.eigvalsh(constant)[0]
-            if lowest < -1e-12 * max(np.trace(constant), 1e-300):
-                raise ValueError(
-                    f"diffusion is indefinite: its smallest eigenvalue is {lowest:g}; "
-                    "D is a covariance, so all must be >= 0"
-                )
+            _checks.semidefinite("diffusion", constant)
 
     def latex(self) -> dict[str, str]:
         """LaTeX of the definition: loss, gradient, diffusion, and circulation, potential and q where there are any."""

@@ -50,12 +50,7 @@ class LinearLandscape(Landscape):
                 "D is a covariance"
             )
         noise = 0.5 * (noise + noise.T)
-        lowest = np.linalg.eigvalsh(noise)[0]
-        if lowest < -1e-12 * max(np.trace(noise), 1e-300):
-            raise ValueError(
-                f"diffusion is indefinite: its smallest eigenvalue is {lowest:g}; "
-                "D is a covariance, so all must be >= 0"
-            )
+        _checks.semidefinite("diffusion", noise)
         self._f, self._d = matrix, noise
         self._c = np.zeros(d) if center is None else np.atleast_1d(_checks.finite_array("center", center))
         if self._c.shape != (d,):

@@ -1,11 +1,13 @@
 """A run in flight on disk: whole or absent, tied to its question, continued with the same bits."""
 
+import functools
 import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,22 +83,32 @@ def _hash(parts: Sequence) -> str:
     return digest.hexdigest()
 
 
+_PLAIN = (str, bytes, int, float, complex, np.ndarray, np.generic)
+
+
 def described(value: Any, depth: int = 4) -> Any:
     """What a function of the user does, for a fingerprint that is the same in another process: its code, constants,
-    and the numbers, arrays and functions it reads from outside. Of other objects it says the type only."""
+    and the numbers, arrays and functions it reads from outside or is bound to; of other objects the type, and what of
+    their attributes are numbers, text or arrays."""
     value = getattr(value, "py_func", value)
-    if value is None or isinstance(value, str | bytes | int | float | complex):
-        return repr(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return _hash([np.asarray(value)])
+    if value is None or isinstance(value, _PLAIN):
+        return _hash([np.asarray(value)]) if isinstance(value, np.ndarray | np.generic) else repr(value)
     if isinstance(value, tuple | list) and depth:
         return [described(v, depth - 1) for v in value]
+    if isinstance(value, dict) and depth:
+        return [[described(k), described(v, depth - 1)] for k, v in value.items()]
+    if isinstance(value, functools.partial) and depth:
+        return [described(v, depth) for v in (value.func, value.args, value.keywords)]
+    if is_dataclass(value) and not isinstance(value, type) and depth:
+        return [type(value).__qualname__, *(described(getattr(value, f.name), depth - 1) for f in fields(value))]
     if isinstance(value, CodeType) and depth:
         return [value.co_code, value.co_names, described(value.co_consts, depth)]
     code = getattr(value, "__code__", None)
     if code is None or not depth:
-        return f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')}"
+        name = f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')}"
+        own = {} if isinstance(value, type | ModuleType) else getattr(value, "__dict__", {})
+        return [name, *((k, described(v)) for k, v in sorted(own.items()) if isinstance(v, _PLAIN))]
     inner = [cell.cell_contents for cell in value.__closure__ or ()]
     outer = [value.__globals__[name] for name in code.co_names if name in value.__globals__]
-    read = [value.__defaults__, *inner, *outer]
+    read = [getattr(value, "__self__", None), value.__defaults__, value.__kwdefaults__, *inner, *outer]
     return [described(code, depth), *(described(v, depth - 1) for v in read)]

@@ -24,9 +24,8 @@ def effective_sample_size(series, axis: int = -1) -> np.ndarray:
     the sum stops there. Not for series shorter than about 50 τ, nor before the process is stationary, nor for many
     short paths: `Moments` compares independent paths and assumes nothing. Geyer (1992), §3.3.
     """
-    x = _checks.finite_array("series", series)
-    if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"series of shape {x.shape} has no axis {axis}")
+    x = np.atleast_1d(_checks.finite_array("series", series))
+    axis = _checks.whole("axis", axis, -x.ndim, x.ndim - 1, f"series has shape {x.shape}")
     x = np.moveaxis(x, axis, -1)
     n = x.shape[-1]
     if n < _FEWEST:

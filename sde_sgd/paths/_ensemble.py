@@ -102,7 +102,7 @@ class Run:
     _tasks: list = field(default_factory=list, init=False)
 
     def execute(self) -> Ensemble:
-        """Advance all paths; raise Diverged naming the path that left first and its step."""
+        """Advance all paths, one group after the other; raise Diverged naming the path of a group that left first."""
         paths, dim = self.start.shape
         self._workers = cores() if self.threads is None else _checks.whole("threads", self.threads, 1)
         _checks.function("progress", self.progress)
@@ -216,7 +216,10 @@ class Run:
             try:
                 future.result()
             except NumbaError as fault:
-                reason = str(fault).strip().splitlines()[0]
+                if not self.lane.functions:  # then it is this package's own text, and no fault of the user's
+                    raise
+                told = [line for line in str(fault).splitlines() if line.strip() and not line.startswith("Failed in ")]
+                reason = told[0] if told else type(fault).__name__
                 raise ValueError(f"a function of this process cannot be compiled by Numba: {reason}") from fault
         left = [(int(t.failure[1]), int(t.failure[0])) for t in tasks if t.failure[1] >= 0]
         if left:
@@ -298,6 +301,7 @@ class Run:
             self.first_step, self._parameters, self._low, self._span, *(self.schedule(int(k), 1) for k in probe),
             self.schedule(0, min(self.steps, 2**20)), *map(described, self.lane.functions.values()), *self.question,
             *self.rows, *self.rows.values(), *(value for part in self.kernel.parts for value in part.values),
+            *(array.shape for array in self._arrays()),
         ]  # fmt: skip
 
 
@@ -377,13 +381,14 @@ def key_of(seed: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(words[0]), np.uint64(words[1])
 
 
-def starts(start, paths: int, dim: int, domain: Domain) -> np.ndarray:
-    """Start points (paths, d) from one point (d,) or one per path; a scalar in one dimension."""
+def starts(start, paths: int, dim: int, domain: Domain, inside: bool = True) -> np.ndarray:
+    """Start points (paths, d) from one point (d,) or one per path, `inside` the domain; a scalar in one dimension."""
     x = np.atleast_1d(_checks.finite_array("start", start))
     if x.shape not in ((dim,), (paths, dim)):
         raise ValueError(
             f"start must have shape ({dim},) or ({paths}, {dim}) for the variables "
             f"{', '.join(domain.variables)}, got {x.shape}"
         )
-    domain.check("start", x)
+    if inside:
+        domain.check("start", x)
     return np.broadcast_to(x, (paths, dim))

@@ -61,7 +61,7 @@ class Exits:
                 lanes += [
                     f"spread = T * h * ({spread or '0.0'})",
                     f"exponent = min(max(f{k} * g{k}, 0.0) / max(spread, {_TINY}), {_SURE})",
-                    "stays = stays * (1.0 - _exp(-exponent))",
+                    f"stays = stays * (1.0 - _exp({model.cast('-exponent')}))",  # _exp reads bits of this type only
                 ]
             lanes += [
                 f"u = {second}[j] if odd_step else {first}[j]",

@@ -45,8 +45,9 @@ class FirstPassage:
     per_path: bool = False
 
     def __post_init__(self):
-        if isinstance(self.times, int):
-            _checks.whole("times", self.times, 2, None, "or give the times themselves")
+        if np.ndim(self.times) == 0:
+            count = _checks.whole("times", self.times, 2, None, "or give the times themselves")
+            object.__setattr__(self, "times", count)
         else:
             times = _checks.finite_array("times", self.times)
             if times.ndim != 1 or not times.size or (np.diff(times) <= 0).any() or times[0] < 0:

@@ -103,6 +103,11 @@ def literal(value: float, real: str) -> str:
     return repr(float(value)) if real == "float64" else f"np.float32({float(value)!r})"
 
 
+def bound_of(real: str) -> str:
+    """The size from which on a coordinate of the kernel's float type counts as diverged."""
+    return literal(BOUND if real == "float64" else BOUND_32, real)
+
+
 def build(
     dim: int, parts: Sequence[Part], *, periodic: Sequence[bool], real: str = "float64", parameters: int = 0
 ) -> Kernel:
@@ -118,14 +123,13 @@ def build(
     if sums:
         load += [f"tally[:] = kept[:, base:base + {LANES}]"]
         store += [f"kept[:, base:base + {LANES}] = tally"]
-    bound = literal(BOUND if real == "float64" else BOUND_32, real)
     body = [
         "step = first_step + done + k",
         "count = done + k + 1",
         *(line for part in parts for line in part.step),
         "escaped = 0",
-        *(_advance_rows if parts[0].loops else _advance)(dim, parts, periodic, bound),
-        *_divergence(dim, bound),
+        *(_advance_rows if parts[0].loops else _advance)(dim, parts, periodic, bound_of(real)),
+        *_divergence(dim, bound_of(real)),
         *_save(dim),
         *(line for part in parts for line in part.after),
     ]
@@ -188,10 +192,7 @@ def _advance(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bound: s
 
 def _advance_rows(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bound: str) -> list[str]:
     """The same by loops over rows; the lane lines of later parts find the coordinates that they name as locals."""
-    y, lines = "work[at_y0 + i, j]", list(parts[0].loops)
-    ends = [i for i in range(dim + 1) if (i < dim and periodic[i]) != (i > 0 and periodic[i - 1])]
-    for first, end in zip(ends[::2], ends[1::2]):
-        lines += each_row(f"{first}, {end}", [f"y = {y}", *_wrap("y", "turns", "i"), f"{y} = y"])
+    y, lines = "work[at_y0 + i, j]", [*parts[0].loops, *wrap_rows("at_y0", periodic)]
     later = [line for part in parts[1:] for line in part.lanes]
     words = set(re.findall(r"\w+", "\n".join(later)))
     if any(re.fullmatch(r"turns\d+", word) for word in words):
@@ -201,6 +202,15 @@ def _advance_rows(dim: int, parts: Sequence[Part], periodic: Sequence[bool], bou
     before += [f"y{i} = work[at_y0 + {i}, j]" for i in named]
     lines += lane_loop([*before, *later, *(f"work[at_y0 + {i}, j] = y{i}" for i in named)] if later else [])
     return lines + each_row(dim, [f"y = {y}", "work[i, j] = y", f"escaped += np.int64(not (math.fabs(y) < {bound}))"])
+
+
+def wrap_rows(first: str, periodic: Sequence[bool]) -> list[str]:
+    """Step lines that bring the periodic components of the vector whose rows begin at `first` back into the domain."""
+    y, dim, lines = f"work[{first} + i, j]", len(periodic), []
+    ends = [i for i in range(dim + 1) if (i < dim and periodic[i]) != (i > 0 and periodic[i - 1])]
+    for low, high in zip(ends[::2], ends[1::2]):
+        lines += each_row(f"{low}, {high}", [f"y = {y}", *_wrap("y", "turns", "i"), f"{y} = y"])
+    return lines
 
 
 def _wrap(y: str, turns: str, i: int | str) -> list[str]:

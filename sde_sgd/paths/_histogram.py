@@ -113,8 +113,10 @@ class Histogram:
     def extract(result: xr.Dataset) -> xr.Dataset:
         """Density, error, counts, outside (and bias) of an ensemble's result on dimensions named as the variables."""
         names = ["density", "density_error", "counts", "outside"]
-        bias = [name for name in ("density_bias", "density_bias_error") if name in result]
-        parts = _checks.instance("result", result, xr.Dataset)[[*names, *bias]]
+        _checks.instance("result", result, xr.Dataset)
+        if any(name not in result for name in names):
+            raise ValueError("result has no density; run it with a Histogram among its observables")
+        parts = result[[*names, *(name for name in ("density_bias", "density_bias_error") if name in result)]]
         return parts.rename({d: str(d).removesuffix("_bin") for d in parts.dims if str(d).endswith("_bin")})
 
 

@@ -67,8 +67,8 @@ class LagCovariance:
         """The same lags in time at steps twice as long."""
         burn_in = half("burn_in", self.burn_in)
         if self.every % 2 and not any(lag % 2 for lag in self.lags):
-            return replace(self, burn_in=burn_in, every=1, lags=[lag // 2 for lag in self.lags])
-        return replace(self, burn_in=burn_in, every=half("every", self.every, " (or every lag, with every = 1)"))
+            return replace(self, burn_in=burn_in, lags=[lag // 2 for lag in self.lags])
+        return replace(self, burn_in=burn_in, every=half("every", self.every, " (or every lag)"))
 
 
 class _LagTally:

@@ -57,7 +57,7 @@ def _log(x):
 def _tanh(x):
     """tanh x: a minimax polynomial (4.8e-10) to |x| = 0.35, (1 − e)/(1 + e) with e = e^{−2|x|} beyond."""
     a = math.fabs(x)
-    b = min(a, _F(0.35))
+    b = a if a < _F(0.35) else _F(0.35)
     z = b * b
     s = _F(0.019420948)
     s = s * z - _F(0.05372263)

@@ -20,6 +20,7 @@ class Model:
     """
 
     by_rows = False  # whether its lines are `Part.loops`
+    periodic: Sequence[bool] = ()  # axes of the domain, where a scheme has to know them
 
     def __init__(self, lane: LaneCode, increments: Increments, extra: Sequence[str] = ()):
         self.lane, self.increments, self.extra = lane, increments, list(extra)

@@ -11,8 +11,6 @@ from ._frame import indent, lane_loop, literal
 NORMAL_STREAM = 0  # second counter word: what the block is used for, so that one seed serves every kernel
 UNIFORM_STREAM = 2 << 24  # Brownian-bridge tests of exits
 
-INCREMENTS = ("normal", "two_point", "three_point")
-
 
 @dataclass(frozen=True)
 class Increments:

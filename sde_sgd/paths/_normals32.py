@@ -1,4 +1,4 @@
-"""What is made of Philox words in float32: normals and increments of two and three points, written for lanes.
+"""What is made of Philox words in float32: normals, written for lanes.
 
 Numba widens float32 with a literal to float64 and uint32 with uint32 to uint64: every constant is a `np.float32`, and
 every result of integers is cut back to 32 bits, which the compiler turns into arithmetic of 32 bits throughout.
@@ -32,7 +32,7 @@ _float32 = _bitcast(types.uint32, types.float32)
 
 @njit(inline="always", error_model="numpy")
 def _four_words(c0, c1, c2, c3, k0, k1):
-    """The block as four uint32 words: two Box–Muller pairs, or the signs of 32 steps four times."""
+    """The block as four uint32 words: two Box–Muller pairs."""
     w0, w1, w2, w3 = _raw_philox(c0, c1, c2, c3, k0, k1)
     return np.uint32(w0), np.uint32(w1), np.uint32(w2), np.uint32(w3)
 
@@ -90,25 +90,3 @@ def _four_normals(c0, c1, c2, c3, k0, k1):
     z0, z1 = _normal_pair32(w0, w1)
     z2, z3 = _normal_pair32(w2, w3)
     return z0, z1, z2, z3
-
-
-@njit(inline="always", error_model="numpy")
-def _uniform32(word):
-    """A uniform in (0, 1] of a uint32 word: a multiple of 2^−24."""
-    return (_F(np.int32(word >> np.uint32(8))) + _F(1.0)) * _F(5.960464477539063e-08)
-
-
-@njit(inline="always", error_model="numpy")
-def _signed32(value, word, bit):
-    """`value` with its sign turned where bit number `bit` (a uint32 below 32) of the uint32 word is 1."""
-    return _float32(np.uint32(_bits32(value) ^ np.uint32(np.uint32(word << ((_W31 - bit) & _W31)) & _SIGN32)))
-
-
-@njit(inline="always", error_model="numpy")
-def _three_points32(word):
-    """±√3 with probability 1/6 + 1/(3·2^32) each, else 0, of a uint32 word, as `_four_three_points`.
-
-    √3 in float32 is 1.8e-8 too small: the variance is 1 − 3.5e-8.
-    """
-    low = _F(1.7320508) if word < np.uint32(715827883) else _F(0.0)
-    return _F(-1.7320508) if word > np.uint32(3579139412) else low

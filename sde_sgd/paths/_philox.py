@@ -5,8 +5,8 @@ on threads or on how many paths run (Salmon, Moraes, Dror & Shaw 2011). 32-bit w
 every function is branch-free polynomial arithmetic without libm, so that LLVM vectorises the loop around it.
 
 Two loops over the lanes, one that stores `_two_words` and one that turns them into `_normal_pair`, take 0.7–0.8 of
-the time of one that calls `_two_normals` (the same bits): its chain of dependent operations is too long for several
-lanes to be under way at once.
+the time of one that does both (the same bits): its chain of dependent operations is too long for several lanes to be
+under way at once.
 
 The text below the marker is pasted into generated kernel modules: it may use only the names imported here.
 """
@@ -19,15 +19,14 @@ from numba.extending import intrinsic
 
 # -- fragment --
 
-_U1, _U2, _U32, _U52, _U62, _U63 = (
+_U0, _U1, _U32, _U52, _U62, _U63 = (
+    np.uint64(0),
     np.uint64(1),
-    np.uint64(2),
     np.uint64(32),
     np.uint64(52),
     np.uint64(62),
     np.uint64(63),
 )
-_U0 = np.uint64(0)
 _LOW = np.uint64(0xFFFFFFFF)
 _SIGN = np.uint64(0x8000000000000000)
 _MANTISSA = np.uint64(0x000FFFFFFFFFFFFF)
@@ -181,13 +180,6 @@ def _normal_pair(a, b):
     first = _float(_bits(radius * (cosine - sine)) ^ (a & _SIGN))
     second = _float(_bits(radius * (cosine + sine)) ^ (b & _SIGN))
     return first, second
-
-
-@njit(inline="always", error_model="numpy")
-def _two_normals(c0, c1, c2, c3, k0, k1):
-    """Two independent N(0, 1) of one block."""
-    a, b = _two_words(c0, c1, c2, c3, k0, k1)
-    return _normal_pair(a, b)
 
 
 @njit(inline="always", error_model="numpy")

@@ -5,83 +5,59 @@ Each lane has a sample of its own, whose numbers lie side by side in memory: so 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from sde_sgd.landscapes._lanes import LaneCode
 
-from ._frame import LANES, Part, each_row, indent, lane_loop, literal
-from ._sgd_kernel import batch_part, move
+from ._frame import LANES, Part, data_arguments, each_row, indent, lane_loop, literal
+from ._sgd_kernel import Recursion, batch_part
 
 _SUMS = 8  # partial sums of a product of two vectors
 
 
-def row_sgd_part(
-    lane: LaneCode,
-    *,
-    sampling: str,
-    keyed: bool,
-    batch_size: int,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    decay: float = 0.0,
-    svag: int = 1,
-    svrg: int | None = None,
-    real: str = "float64",
-) -> Part:
+def row_sgd_part(lane: LaneCode, recursion: Recursion) -> Part:
     """The recursion of `sgd_part` for a lane code by rows. Cost per draw: one gradient and d multiply-adds."""
-    dim, number = lane.dim, float if real == "float64" else np.float32
-    setup, add, arrays = gather_rows(lane, real, svrg=svrg is not None)
-    batches = batch_part(sampling, keyed=keyed, batch_size=batch_size, svag=svag, real=real, add=add)
-    options: dict[str, Any] = {}
-    if momentum:
-        options["mu"] = number(momentum)
-    if decay:
-        options["decay"] = number(decay)
-    if svrg:
-        options["svrg"] = svrg
-    kept = [kind for kind, used in (("V", momentum), ("S", svrg), ("M", svrg)) if used]
-    zero = [*_turned("points", "X", dim), "total[:] = 0.0"]
-    mean = _cast("total[j, i]", real) + (" + work[at_M0 + i, j]" if svrg else "") + _decay(lane)
-    velocity, y = "work[at_V0 + i, j]", "work[at_y0 + i, j]"
-    moves = move(
-        "work[i, j]", mean, velocity, y, momentum=bool(momentum), nesterov=nesterov, decay=bool(decay)
-    )  # fmt: skip
+    dim, svrg = lane.dim, recursion.svrg
+    setup, add, arrays = _gather(lane, recursion)
+    batches, options = batch_part(recursion, add), recursion.options
+    zero = [*_turned("points", "X", dim), "summed[:] = 0.0"]
+    mean = recursion.cast("summed[j, i]") + (" + work[at_M0 + i, j]" if svrg else "") + _decay(lane)
+    moves = recursion.move("work[i, j]", mean, "work[at_V0 + i, j]", "work[at_y0 + i, j]")
     return replace(
         batches,
-        rows=tuple(f"{kind}{i}" for kind in kept for i in range(dim)),
+        rows=tuple(f"{kind}{i}" for kind in recursion.rows for i in range(dim)),
         scratch=tuple(f"y{i}" for i in range(dim)),
-        arguments=(*batches.arguments, *options, *(f"data{k}" for k in range(len(arrays)))),
+        arguments=(*batches.arguments, *options, *data_arguments(arrays)),
         values=(*batches.values, *options.values(), *arrays),
         setup=[*batches.setup, *setup],
         step=[
-            f"rate = {_cast('schedule[0, k]', real)}",
-            *(_snapshot(lane, real) if svrg else ()),
+            f"rate = {recursion.cast('schedule[0, k]')}",
+            *(_snapshot(lane, recursion) if svrg else ()),
             *zero,
             *batches.step,
         ],
         loops=each_row(dim, moves),
-        fragments=(*batches.fragments, *(("_lane_math",) if real == "float64" else ("_normals32", "_lane_math32"))),
+        fragments=(*batches.fragments, *recursion.fragments),
     )
 
 
-def gather_rows(lane: LaneCode, real: str, svrg: bool = False) -> tuple[list[str], list[str], list[np.ndarray]]:
-    """Setup lines, lines that add w g of sample `picks[which, j]` at the lane's row of `points` to its row of `total`,
+def _gather(lane: LaneCode, recursion: Recursion) -> tuple[list[str], list[str], list[np.ndarray]]:
+    """Setup lines, lines that add w g of sample `picks[which, j]` at the lane's row of `points` to its row of `summed`,
     and the arrays data0… they read.
 
-    With `svrg` g is the difference of the gradients at `points` and at the rows of `old`. What all samples share, λx,
+    With SVRG g is the difference of the gradients at `points` and at the rows of `old`. What all samples share, λx,
     is left to the step.
     """
     assert lane.rows is not None
-    functions = lane.rows.kind == "functions"
+    functions, real, svrg = lane.rows.kind == "functions", recursion.real, recursion.svrg
     width = lane.dim if functions else -(-lane.dim // _SUMS) * _SUMS
     arrays = [np.ascontiguousarray(lane.rows.arrays[0], dtype="float64" if functions else real)]
     if not functions:
         arrays = [np.zeros((len(arrays[0]), width), real), np.ascontiguousarray(lane.rows.arrays[1], dtype=real)]
         arrays[0][:, : lane.dim] = lane.rows.arrays[0]
     kind = "float64" if functions else real
-    names = ("points", "total", "old") if svrg else ("points", "total")
+    names = ("points", "summed", "old") if svrg else ("points", "summed")
     setup = [f"{name} = np.zeros(({LANES}, {width}), np.{kind})" for name in names]
     if functions:
         setup.append(f"out = np.zeros({width})")
@@ -90,12 +66,12 @@ def gather_rows(lane: LaneCode, real: str, svrg: bool = False) -> tuple[list[str
     return setup, lane_loop(["sample = picks[which, j]", *near, *far]), arrays
 
 
-def _gradient(lane: LaneCode, points: str, weight: str, real: str, total: str = "total") -> list[str]:
-    """Lines that add `weight` times the gradient of `sample` at row j of `points` to that of `total`."""
+def _gradient(lane: LaneCode, points: str, weight: str, real: str) -> list[str]:
+    """Lines that add `weight` times the gradient of `sample` at row j of `points` to that of `summed`."""
     assert lane.rows is not None
     start = ["row = data0[sample]", f"x = {points}[j]"]
     if lane.rows.kind == "functions":
-        add = [f"for i in range({lane.dim}):", f"    {total}[j, i] += {weight} * out[i]"]
+        add = [f"for i in range({lane.dim}):", f"    summed[j, i] += {weight} * out[i]"]
         return [*start, *lane.rows.lines, *add]
     zero = literal(0.0, real)
     sums = [f"s{q}" for q in range(_SUMS)]
@@ -110,14 +86,13 @@ def _gradient(lane: LaneCode, points: str, weight: str, real: str, total: str = 
         *lane.rows.lines,
         f"slope = {weight} * slope",
         "for i in range(row.size):",
-        f"    {total}[j, i] += slope * row[i]",
+        "    summed[j, i] += slope * row[i]",
     ]
 
 
-def _snapshot(lane: LaneCode, real: str) -> Sequence[str]:
+def _snapshot(lane: LaneCode, recursion: Recursion) -> Sequence[str]:
     """Every m steps x̃ = x and M = ∇f(x̃) without λx̃, over all samples."""
-    one = literal(1.0, real)
-    gradient = _gradient(lane, "old", one, real)
+    gradient = _gradient(lane, "old", literal(1.0, recursion.real), recursion.real)
     return [
         "if step % svrg == 0:",
         *indent(each_row(lane.dim, ["work[at_S0 + i, j] = work[i, j]"])),
@@ -125,11 +100,11 @@ def _snapshot(lane: LaneCode, real: str) -> Sequence[str]:
         "if step % svrg == 0:",
         *indent(
             [
-                "total[:] = 0.0",
+                "summed[:] = 0.0",
                 "for sample in range(data0.shape[0]):",
                 *indent(lane_loop(gradient)),
-                f"per_sample = {_cast('1.0 / data0.shape[0]', real)}",
-                *each_row(lane.dim, [f"work[at_M0 + i, j] = {_cast('total[j, i]', real)} * per_sample"]),
+                f"per_sample = {recursion.cast('1.0 / data0.shape[0]')}",
+                *each_row(lane.dim, [f"work[at_M0 + i, j] = {recursion.cast('summed[j, i]')} * per_sample"]),
             ]
         ),
     ]
@@ -144,7 +119,3 @@ def _decay(lane: LaneCode) -> str:
     """The part of a gradient that all samples share: a step's weights add up to 1."""
     assert lane.rows is not None
     return " + p0 * work[i, j]" if lane.rows.kind == "linear_model" else ""
-
-
-def _cast(text: str, real: str) -> str:
-    return text if real == "float64" else f"np.float32({text})"

@@ -176,7 +176,7 @@ class FunctionRows(SampleRows):
 
     @property
     def setup(self) -> list[str]:
-        names = ("points", "shared", "total", "spread")
+        names = ("points", "shared", "summed", "spread")
         return [
             *super().setup,
             *(f"{name} = np.zeros(({LANES}, {self.dim}))" for name in names),
@@ -193,21 +193,21 @@ class FunctionRows(SampleRows):
     def samples(self, noisy: bool) -> list[str]:
         count, v, g, d = self.increments.count, self.vector("v"), self.vector("G"), self.dim
         call = ["x = points[j]", *self.code.lines]
-        add = ["change = out[i] - shared[j, i]", "total[j, i] += change"]
+        add = ["change = out[i] - shared[j, i]", "summed[j, i] += change"]
         scalars: list[str] = []
         if noisy:
             z, e, r = self.increments.base, self.vector("E"), self.vector("R")
             scalars = [f"xi = work[{z} + q, j]", f"work[{e}, j] += xi"]
             add += ["spread[j, i] += xi * change"]
         over = [f"for i in range({d}):"]
-        results = [(g, "total"), (r, "spread")] if noisy else [(g, "total")]
+        results = [(g, "summed"), (r, "spread")] if noisy else [(g, "summed")]
         return [
             "row = data[0]",
             *lane_loop(
                 [
                     *over,
                     f"    points[j, i] = work[{v} + i, j]",
-                    "    total[j, i] = 0.0",
+                    "    summed[j, i] = 0.0",
                     "    spread[j, i] = 0.0",
                     "out = shared[j]",
                     *call,

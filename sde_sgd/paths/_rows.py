@@ -93,7 +93,7 @@ class RowIncrements(Increments):
             f"work[at_N0 + {self._per_block} * {place} + {i}, j] = {self._cast(name)}" for i, name in enumerate(names)
         ]
         if self.kind == "normal" and self.real == "float64":
-            # two loops are faster than one of `_two_normals`: see `_philox`
+            # two loops are faster than one: see `_philox`
             words = lane_loop([path, f"pair[0, j], pair[1, j] = _two_words({counter})"])
             return [*words, *lane_loop([f"{', '.join(names)} = _normal_pair(pair[0, j], pair[1, j])", *rows])]
         call = "_four_three_points" if self.kind == "three_point" else "_four_normals"

@@ -28,7 +28,6 @@ from numba import njit
 
 from ._philox import _U32, _philox
 
-SAMPLINGS = ("with_replacement", "without_replacement", "reshuffling")
 TABLE_LIMIT = 2**16  # indices fit in uint16: a table of 64 lanes is at most 8 MiB per thread
 MAX_BATCH = 2**24  # two batches of SVAG, two draws per block, fit in one stream
 

@@ -6,15 +6,15 @@ import numpy as np
 import xarray as xr
 
 from sde_sgd import _checks, _memory
-from sde_sgd.landscapes._finite_sum import FiniteSum
+from sde_sgd.landscapes._finite_sum import SAMPLING, FiniteSum
 
 from . import _ensemble
 from ._frame import LANES, build
 from ._observable import Observable
 from ._picks import draw_indices
 from ._row_sgd import row_sgd_part
-from ._sampling import MAX_BATCH, SAMPLINGS, keyed
-from ._sgd_kernel import sgd_part
+from ._sampling import MAX_BATCH, keyed
+from ._sgd_kernel import Recursion, sgd_part
 from ._simulate import _real, clock_of, clock_settings, dataset, saving, start_tallies
 
 MAX_SAMPLES = 2**32 - 1
@@ -88,7 +88,11 @@ def sgd(
     """
     _checks.instance("finite_sum", finite_sum, FiniteSum, "sgd needs samples to draw")
     samples = finite_sum.samples
-    _checks.choice("sampling", sampling, SAMPLINGS)
+    if samples > MAX_SAMPLES:
+        raise ValueError(
+            f"sgd draws from at most {MAX_SAMPLES} samples, got {samples}; give fewer, or a part at a time"
+        )
+    _checks.choice("sampling", sampling, SAMPLING)
     largest = min(samples, MAX_BATCH)
     batch_size = _checks.whole("batch_size", batch_size, 1, largest, f"the data has {samples} samples")
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)
@@ -106,10 +110,10 @@ def sgd(
     velocity = _velocity(start_velocity, x.shape, momentum)
     lane = finite_sum.lane_code(real)
     table = 0 if sampling == "with_replacement" or keyed(samples) else 2 * LANES * samples
-    stepper = (sgd_part if lane.lines else row_sgd_part)(
-        lane, sampling=sampling, keyed=keyed(samples), batch_size=batch_size, momentum=momentum, nesterov=nesterov,
-        decay=weight_decay, svag=svag, svrg=svrg, real=real,
+    recursion = Recursion(
+        sampling, keyed(samples), batch_size, momentum, bool(nesterov), weight_decay, svag, svrg, real
     )  # fmt: skip
+    stepper = (sgd_part if lane.lines else row_sgd_part)(lane, recursion)
     tallies = start_tallies(observables, finite_sum.domain, x, steps, clock, "replica")
     kernel = build(
         finite_sum.dim,
@@ -147,6 +151,9 @@ def _options(
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum:g}")
     if not isinstance(nesterov, bool | np.bool_):
         raise ValueError(f"nesterov must be True or False, got {nesterov!r}")
+    hidden = {f"velocity_{v}" for v in finite_sum.variables} & set(finite_sum.variables)
+    if momentum and hidden:
+        raise ValueError(f"with momentum {min(hidden)!r} is the name of a velocity in the result; rename that variable")
     if nesterov and not momentum:
         raise ValueError("nesterov=True looks ahead along the velocity, which momentum=0 does not have; give momentum")
     weight_decay = float(_checks.finite_array("weight_decay", weight_decay, ()))
@@ -243,7 +250,7 @@ def sample_indices(
     drop_last=False: an epoch has ⌈N/b⌉ steps and its last batch holds what remains, −1 filling the row.
     ValueError for SVAG with reshuffling, whose batches are not independent.
     """
-    _checks.choice("sampling", sampling, SAMPLINGS)
+    _checks.choice("sampling", sampling, SAMPLING)
     samples = _checks.whole("samples", samples, 2, MAX_SAMPLES)
     batch_size = _checks.whole("batch_size", batch_size, 1, min(samples, MAX_BATCH))
     steps = _checks.whole("steps", steps, 1, _ensemble.MAX_STEPS)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,26 +12,61 @@ from sde_sgd.landscapes._lanes import LaneCode
 from ._frame import LANES, Part, data_arguments, indent, lane_loop, literal
 
 
-def sgd_part(
-    lane: LaneCode,
-    *,
-    sampling: str,
-    keyed: bool,
-    batch_size: int,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    decay: float = 0.0,
-    svag: int = 1,
-    svrg: int | None = None,
-    real: str = "float64",
-) -> Part:
+@dataclass(frozen=True)
+class Recursion:
+    """What a step of `sgd` is, whatever form the weights have: its batch, and how the gradient moves them."""
+
+    sampling: str
+    keyed: bool
+    batch_size: int
+    momentum: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+    svag: int = 1
+    svrg: int | None = None
+    real: str = "float64"
+
+    def number(self, value: float) -> Any:
+        """A kernel argument of the float type."""
+        return value if self.real == "float64" else np.float32(value)
+
+    def cast(self, text: str) -> str:
+        return text if self.real == "float64" else f"np.float32({text})"
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The vectors kept from step to step: the velocity V, S = x̃ and M = ∇f(x̃)."""
+        return (*(("V",) if self.momentum else ()), *(("S", "M") if self.svrg else ()))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The kernel arguments that the lines of `move` and of a snapshot read."""
+        values = {"mu": self.momentum, "decay": self.decay}
+        numbers = {name: self.number(value) for name, value in values.items() if value}
+        return numbers | ({"svrg": self.svrg} if self.svrg else {})
+
+    @property
+    def fragments(self) -> tuple[str, ...]:
+        return ("_lane_math",) if self.real == "float64" else ("_normals32", "_lane_math32")
+
+    def move(self, x: str, mean: str, v: str, y: str) -> list[str]:
+        """Lines that give the coordinate `y` after a step from `x`, the gradient `mean` and the velocity kept in `v`.
+
+        They read rate, mu and decay. The definition of torch.optim.SGD: v does not contain the learning rate.
+        """
+        lines = [f"g = {mean} + decay * {x}" if self.decay else f"g = {mean}"]
+        if self.momentum:
+            lines += [f"{v} = mu * {v} + g", f"g = g + mu * {v}" if self.nesterov else f"g = {v}"]
+        return [*lines, f"{y} = {x} - rate * g"]
+
+
+def sgd_part(lane: LaneCode, recursion: Recursion) -> Part:
     """v' = μv + g, x' = x − ηv' (Nesterov: x − η(g + μv')), g = ∇f_B(x) [− ∇f_B(x̃) + ∇f(x̃)] + λx; η = `schedule[0]`.
 
     Rows V (the velocity), S (x̃) and M (∇f(x̃)) exist where they are used. Per draw: half a Philox block (12 where the
     permutation is keyed), a gather of the sample's numbers and one gradient, two with `svrg`, which adds N/m a step.
     """
-    axes = range(lane.dim)
-    number = float if real == "float64" else np.float32
+    axes, svrg, real = range(lane.dim), recursion.svrg, recursion.real
     read = [f"a{k} = A{k}[j]" for k in range(len(lane.data))]
     near = [f"x{i} = X{i}[j]" for i in axes]
     if svrg:
@@ -43,22 +78,14 @@ def sgd_part(
         *lane_loop([f"A{k}[j] = data{k}[picks[which, j]]" for k in range(len(lane.data))]),
         *lane_loop([*gradient, *(f"G{i}[j] += w * g{i}" for i in axes)]),
     ]
-    batches = batch_part(sampling, keyed=keyed, batch_size=batch_size, svag=svag, real=real, add=add)
-    options: dict[str, Any] = {}
-    if momentum:
-        options["mu"] = number(momentum)
-    if decay:
-        options["decay"] = number(decay)
-    if svrg:
-        options["svrg"] = svrg
-    rows = [kind for kind, used in (("V", momentum), ("S", svrg), ("M", svrg)) if used]
-    moves = []
+    batches, options = batch_part(recursion, add), recursion.options
+    moves: list[str] = []
     for i in axes:
         mean = f"G{i}[j] + M{i}[j]" if svrg else f"G{i}[j]"
-        moves += move(f"x{i}", mean, f"V{i}[j]", f"y{i}", momentum=bool(momentum), nesterov=nesterov, decay=bool(decay))
+        moves += recursion.move(f"x{i}", mean, f"V{i}[j]", f"y{i}")
     return replace(
         batches,
-        rows=tuple(f"{kind}{i}" for kind in rows for i in axes),
+        rows=tuple(f"{kind}{i}" for kind in recursion.rows for i in axes),
         scratch=(*(f"G{i}" for i in axes), *(f"A{k}" for k in range(len(lane.data)))),
         arguments=(*batches.arguments, *options, *data_arguments(lane.data)),
         values=(
@@ -67,40 +94,27 @@ def sgd_part(
             *(np.ascontiguousarray(array, dtype=real) for array in lane.data),
         ),
         step=[
-            f"rate = {'schedule[0, k]' if real == 'float64' else 'np.float32(schedule[0, k])'}",
-            *(_snapshot(lane, real) if svrg else ()),
+            f"rate = {recursion.cast('schedule[0, k]')}",
+            *(_snapshot(lane, recursion) if svrg else ()),
             *lane_loop([f"G{i}[j] = {literal(0.0, real)}" for i in axes]),
             *batches.step,
         ],
         lanes=moves,
-        fragments=(*batches.fragments, *(("_lane_math",) if real == "float64" else ("_normals32", "_lane_math32"))),
+        fragments=(*batches.fragments, *recursion.fragments),
     )
 
 
-def move(x: str, mean: str, v: str, y: str, *, momentum: bool, nesterov: bool, decay: bool) -> list[str]:
-    """Lines that give the coordinate `y` after a step from `x`, the gradient `mean` and the velocity kept in `v`.
-
-    They read rate, mu and decay. The definition of torch.optim.SGD: the velocity does not contain the learning rate.
-    """
-    lines = [f"g = {mean} + decay * {x}" if decay else f"g = {mean}"]
-    if momentum:
-        lines += [f"{v} = mu * {v} + g", f"g = g + mu * {v}" if nesterov else f"g = {v}"]
-    return [*lines, f"{y} = {x} - rate * g"]
-
-
-def batch_part(
-    sampling: str, *, keyed: bool, batch_size: int, svag: int = 1, real: str = "float64", add: Sequence[str]
-) -> Part:
+def batch_part(recursion: Recursion, add: Sequence[str]) -> Part:
     """How any kernel of SGD goes through a step's samples, those of `sample_indices`.
 
     For each draw in turn `add` adds w times the gradient of sample `picks[which, j]` in lane j to what the step sums.
     `data0` must have one row per sample.
     """
-    number = float if real == "float64" else np.float32
+    sampling, keyed, batch_size, svag = recursion.sampling, recursion.keyed, recursion.batch_size, recursion.svag
     spread = math.sqrt(2 * svag - 1)
-    weights = [number(sign / (2 * batch_size)) for sign in (1 + spread, 1 - spread)]
+    weights = [recursion.number(sign / (2 * batch_size)) for sign in (1 + spread, 1 - spread)]
     if svag == 1:
-        weights = [number(1 / batch_size)]
+        weights = [recursion.number(1 / batch_size)]
     if sampling == "reshuffling":
         weights = []
     begin: list[str] = []
@@ -117,7 +131,7 @@ def batch_part(
         setup += [] if keyed else _IDENTITY
     else:
         setup.append("epoch_steps = (data0.shape[0] + batch - 1) // batch")
-        begin, step = _epoch(add, keyed, "1.0 / draws" if real == "float64" else "np.float32(1.0 / draws)")
+        begin, step = _epoch(add, keyed, recursion.cast("1.0 / draws"))
     return Part(
         arguments=("batch", "weight", "other")[: 1 + len(weights)],
         values=(batch_size, *weights),
@@ -246,13 +260,12 @@ def _keyed_pick(first: str, counter: str) -> list[str]:
     ]
 
 
-def _snapshot(lane: LaneCode, real: str) -> list[str]:
+def _snapshot(lane: LaneCode, recursion: Recursion) -> list[str]:
     """Every m steps x̃ = x and M = ∇f(x̃), over all samples."""
     axes = range(lane.dim)
     read = [f"a{k} = data{k}[sample]" for k in range(len(lane.data))]
     far = [f"x{i} = S{i}[j]" for i in axes]
-    scale = "1.0 / data0.shape[0]" if real == "float64" else "np.float32(1.0 / data0.shape[0])"
-    zero = literal(0.0, real)
+    zero = literal(0.0, recursion.real)
     return [
         "if step % svrg == 0:",
         *indent(
@@ -260,7 +273,7 @@ def _snapshot(lane: LaneCode, real: str) -> list[str]:
                 *lane_loop([*(f"S{i}[j] = X{i}[j]" for i in axes), *(f"M{i}[j] = {zero}" for i in axes)]),
                 "for sample in range(data0.shape[0]):",
                 *indent([*read, *lane_loop([*far, *lane.lines, *(f"M{i}[j] += g{i}" for i in axes)])]),
-                f"per_sample = {scale}",
+                f"per_sample = {recursion.cast('1.0 / data0.shape[0]')}",
                 *lane_loop([f"M{i}[j] = M{i}[j] * per_sample" for i in axes]),
             ]
         ),

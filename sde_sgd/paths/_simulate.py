@@ -11,6 +11,7 @@ from sde_sgd.process import Process, Underdamped
 from sde_sgd.results import provenance
 
 from . import _ensemble
+from ._checkpoint import described
 from ._choose import choose
 from ._frame import Part, build
 from ._langevin import langevin_part
@@ -52,7 +53,7 @@ def simulate(
 
     Parameters
     ----------
-    start : one point (d,) for all paths or (paths, d), inside the process's domain.
+    start : one point (d,) for all paths or (paths, d), inside the process's domain where a run begins.
     step : h > 0 in units of t, or an array (first_step + steps,) of them; for SGD one step of the recursion is dt = η.
     scheme : a name of `SCHEMES`, or "auto", which says in `attrs["scheme_reason"]` what it took and why.
     walls : None lets paths leave the domain; "reflect" folds them back along the conormal D n, so that no probability
@@ -61,7 +62,7 @@ def simulate(
         at all, so that observables of any number of paths need no memory.
     observables : one or several of `Histogram`, `Moments`, …, accumulated in the kernel without storing paths.
     seed : one seed, one result: path k has the same bits whatever `paths`, `threads` and `save_every` are.
-    dtype : "float64", or "float32": nearly twice as fast, normals to 5.9 σ, states to seven digits.
+    dtype : "float64", or "float32": nearly twice as fast, normals to 6.55 σ, states to seven digits.
     checkpoint : a file. A run of minutes writes it each minute and at Ctrl-C; the same call then continues it with
         the same bits. It is deleted when the run is complete.
     progress : called as progress(steps done, steps) several times a second.
@@ -94,6 +95,9 @@ def simulate(
             f"first_step + steps = {first_step + steps}{f' of {substeps} substeps' if substeps > 1 else ''} exceeds "
             f"the {_ensemble.MAX_STEPS} steps that one seed has random numbers for; continue with another seed"
         )
+    clock = clock_of("step", step, first_step + steps)
+    if not isinstance(step_bias, bool):
+        raise ValueError(f"step_bias must be True or False, got {step_bias!r}")
     if step_bias:
         options = dict(
             paths=paths, scheme=scheme, walls=walls, seed=seed, dtype=dtype, threads=threads, progress=progress,
@@ -111,9 +115,9 @@ def simulate(
         return with_step_bias(
             run_at, process, observables, step=step, steps=steps, first_step=first_step, scheme=scheme
         )
-    clock = clock_of("step", step, first_step + steps)
     every, keep = saving(save_every, steps)
-    x = _ensemble.starts(start, paths, process.dim, process.domain)
+    left = first_step > 0 and walls is None  # the run that is continued may have left the domain
+    x = _ensemble.starts(start, paths, process.dim, process.domain, inside=not left)
     chosen, reason, extra = choose(process, scheme, real, substeps, end_points=walls is not None)
     model, stepper, lane = stepper_of(process, chosen, extra, real, substeps)
     times = times_of(clock)
@@ -129,7 +133,7 @@ def simulate(
     run = _ensemble.Run(
         kernel, lane, x, process.domain, steps, schedule_of(process, clock, first_step), seed, every=every, keep=keep,
         tallies=tallies, first_path=first_path, first_step=first_step, threads=threads, progress=progress,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, question=[described(observables)],
     )  # fmt: skip
     settings = {
         **process.settings, "scheme": chosen.name, "scheme_reason": reason, **clock_settings("step", clock),
@@ -148,6 +152,7 @@ def stepper_of(
     if model is None:
         pairs = lane.dim if scheme.normals == 2 else 0
         model = Model(lane, Increments(scheme.normals * lane.dim, scheme.increments, real, substeps > 1, pairs), extra)
+    model.periodic = process.landscape.domain.periodic
     friction = process.friction if isinstance(process, Underdamped) else None
     return model, langevin_part(model, scheme, substeps=substeps, friction=friction), lane
 
@@ -171,6 +176,13 @@ def start_tallies(observables, domain, x, steps, clock, member: str = "path") ->
                 f"observables must be a Histogram, Moments or another observable, or several of them, got "
                 f"{type(observable).__name__}"
             )
+    kinds = [type(observable).__name__ for observable in several]
+    twice = [kind for kind in kinds if kinds.count(kind) > 1]
+    if twice:
+        raise ValueError(
+            f"observables has {twice.count(twice[0])} of the kind {twice[0]}, whose results would have the same names; "
+            "run them one after the other on the same seed"
+        )
     pace = clock if isinstance(clock, float) else clock[-steps:]
     return [
         observable.tally(Setting(f"o{k}", domain, len(x), steps, x, pace, member))

@@ -1,6 +1,7 @@
 """The bias of the step, estimated by the program itself: the same noise at steps of two lengths."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,16 +73,15 @@ def with_step_bias(
     return result
 
 
+@dataclass
 class _Kept:
     """An observable that keeps its tally, from which the blocks are read when the run is over."""
 
-    started: Any
-
-    def __init__(self, observable: Any):
-        self._observable = observable
+    observable: Any
+    started: Any = None
 
     def tally(self, setting: Setting) -> Tally:
-        self.started = self._observable.tally(setting)
+        self.started = self.observable.tally(setting)
         return self.started
 
 

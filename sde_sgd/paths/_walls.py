@@ -1,6 +1,7 @@
 """Walls of a process's domain in a path kernel."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -11,7 +12,7 @@ from sde_sgd.process import Process
 
 from ._ensemble import Tally
 from ._exits import Exits
-from ._frame import Part, _wrap
+from ._frame import Part, _wrap, bound_of
 from ._model import Model
 from ._scheme import Scheme
 
@@ -37,7 +38,12 @@ def walls_part(
         raise ValueError(
             f"walls={walls!r} needs a wall: {process.landscape.name} has no finite, non-periodic side; give it a domain"
         )
-    if scheme.underdamped or scheme.lookahead or (walls == "absorb" and scheme.increments != "normal"):
+    if scheme.underdamped:
+        raise ValueError(
+            f"walls={walls!r} and scheme {scheme.name!r} do not go together: walls are for processes without momentum; "
+            "take the landscape at_temperature(T), or exit_times with bridge=False"
+        )
+    if scheme.lookahead or (walls == "absorb" and scheme.increments != "normal"):
         raise ValueError(
             f"walls={walls!r} and scheme {scheme.name!r} do not go together: its steps do not have the end points of "
             "a path; take euler_maruyama"
@@ -54,6 +60,8 @@ class Absorbed(Exits):
 
     def __init__(self, name: str, region: Region, process: Process, model: Model, paths: int, times: Callable):
         super().__init__(name, region, process, model, paths, bridge=True, stop=False)
+        still = [f"turns{i} = turns{i} if alive else 0.0" for i, wraps in enumerate(process.domain.periodic) if wraps]
+        self.part = replace(self.part, lanes=[*self.part.lanes, *still])
         self._times = times
 
     def dataset(self) -> xr.Dataset:
@@ -67,7 +75,7 @@ class Absorbed(Exits):
 def _reflecting(sides: list[tuple[int, str, float]], model: Model, periodic: Sequence[bool]) -> Part:
     """A point beyond a wall is folded back along the conormal: x_i by twice the overshoot o, x_j by 2o D_ji/D_ii.
 
-    A last clamp holds points that a step far too large threw beyond the opposite wall.
+    A last clamp holds points that a step too large threw beyond the opposite wall, but no diverged one: that must show.
     """
     lines, moved, zero, two = [], set(), model.number(0), model.number(2)
     for i, side, end in sides:
@@ -81,7 +89,8 @@ def _reflecting(sides: list[tuple[int, str, float]], model: Model, periodic: Seq
                 size, cross = model.covariance(i, i), model.covariance(i, j)
                 lines.append(f"y{j} = y{j} + {sign}o * ({cross} / {size} if {size} > {zero} else {zero})")
     for i, side, end in sides:
-        lines.append(f"y{i} = {'max' if side == '>' else 'min'}(y{i}, {model.number(end)})")
+        clamped = f"{'max' if side == '>' else 'min'}(y{i}, {model.number(end)})"
+        lines.append(f"y{i} = {clamped} if math.fabs(y{i}) < {bound_of(model.real)} else y{i}")
     for i in sorted(moved):  # the conormal may lead across a seam
-        lines += _wrap(f"y{i}", f"turns{i}", i)
+        lines += [*_wrap(f"y{i}", "again", i), f"turns{i} = turns{i} + again"]
     return Part(lanes=lines)
