@@ -250,3 +250,16 @@ def test_first_passage_times(table):
         "200,000 paths of the stochastic Heun scheme with the Brownian-bridge test; standard errors. "
         "The exact value is a double integral.",
     )
+
+
+def test_exits_past_a_reflecting_side():
+    """Brownian motion from 0 on [0, ∞) with a mirror at 0 leaves x < 1 after L²/(2TD) = 1 (4 standard errors); without
+    the mirror it takes for ever on the average, and most paths are still inside."""
+    half = sde.Landscape("x", "0", domain={"x": (0, float("inf"))}).at_temperature(0.5)
+    settings = dict(step=0.01, paths=20_000, max_steps=1000, seed=2)
+    run = sde.exit_times(half, 0.0, "x < 1", walls="reflect", **settings)
+    assert abs(float(run.mean_exit_time) - 1) < 4 * float(run.mean_exit_time_error) and run.attrs["censored"] == 0
+    free = sde.exit_times(half, 0.0, "x < 1", **settings)
+    assert free.attrs["censored"] > 4000
+    with pytest.raises(ValueError, match="walls must be one of reflect, got 'absorb'"):
+        sde.exit_times(half, 0.0, "x < 1", walls="absorb", **settings)

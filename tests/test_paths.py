@@ -252,6 +252,13 @@ FAULTS = {
     "no state is counted": lambda: langevin(observables=sde.Histogram(GRID, burn_in=37)),
     "has 1 dimensions, the process 2": lambda: langevin(observables=sde.Histogram(sde.Grid(0, 1, 5))),
     "blocks must be": lambda: sde.Histogram(GRID, blocks=1),
+    "save_every=0 keeps no state, and there are no observables": lambda: langevin(save_every=0),
+    "walls='absorb' cannot begin at first_step 3": lambda: langevin(walls="absorb", first_step=3),
+    "step must be an array of real numbers": lambda: langevin(step=[0.1, [0.2]]),
+    "step must be a finite number > 0, got '0.1'": lambda: langevin(step="0.1"),
+    "uses the noise of one more step": lambda: sde.simulate(
+        sde.landscapes.get("double_well").at_temperature(1.0), (0, 0), step=0.1, steps=1, first_step=2**32 - 2
+    ),
     "dtype must be one of float64, float32, got 'float16'": lambda: langevin(dtype="float16"),
     "dtype must be one of float64, float32, got 'hello'": lambda: langevin(dtype="hello"),
     "step must have shape .37,., got .36,.": lambda: langevin(step=np.full(36, 0.1)),

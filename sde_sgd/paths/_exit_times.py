@@ -18,6 +18,7 @@ from ._choose import choose
 from ._exits import Exits
 from ._frame import build
 from ._simulate import clock_of, clock_settings, schedule_of, stepper_of, times_of
+from ._walls import walls_part
 
 _CURVE = 200  # points of the survival curve
 
@@ -32,6 +33,7 @@ def exit_times(
     max_steps: int,
     scheme: str = "auto",
     bridge: bool = True,
+    walls: str | None = None,
     seed: int = 0,
     threads: int | None = None,
     checkpoint=None,
@@ -51,6 +53,7 @@ def exit_times(
         Leimkuhler–Matthews' end points are not those of the path.
     bridge : True tests whether a path left and came back within a step, which otherwise delays exits by O(√h); it
         needs a region of inequalities joined by "and" and noise in the positions. False looks at steps' ends only.
+    walls : "reflect" folds paths back at the sides of the domain, as `simulate` does; None lets them pass.
     Others as in `simulate`.
 
     Returns
@@ -82,12 +85,15 @@ def exit_times(
             f"scheme {chosen.name!r} has no paths of its own (only their law at given times); for exits take "
             "stochastic_heun, sra1, euler_maruyama or milstein"
         )
+    if walls is not None:
+        _checks.choice("walls", walls, ["reflect"])
     model, stepper, lane = stepper_of(process, chosen, extra, "float64", 1)
+    barrier, _ = walls_part(walls, process, model, chosen, paths, times_of(clock))
     by_function = region.function is not None
     exits = Exits("exit", region, process, model, paths, bridge, stop=True) if not by_function else _Watched(paths)
     kernel = build(
         process.dim,
-        [stepper, exits.part],
+        [stepper, *barrier, exits.part],
         periodic=process.domain.periodic,
         parameters=len(lane.parameters),
     )
@@ -109,7 +115,7 @@ def exit_times(
     settings = {
         **process.settings, "inside": region.describe(), "scheme": chosen.name, "scheme_reason": reason,
         **clock_settings("step", clock), "max_steps": max_steps, "paths": paths, "seed": seed,
-        "method": "Brownian bridge" if bridge else "ends of steps",
+        "walls": walls or "none", "method": "Brownian bridge" if bridge else "ends of steps",
     }  # fmt: skip
     return _result(exits.arrays[0].astype(np.int64), state, process.variables, times_of(clock), max_steps, settings)
 

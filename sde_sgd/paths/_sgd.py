@@ -9,6 +9,7 @@ from sde_sgd import _checks, _memory
 from sde_sgd.landscapes._finite_sum import SAMPLING, FiniteSum
 
 from . import _ensemble
+from ._checkpoint import described
 from ._frame import LANES, build
 from ._observable import Observable
 from ._picks import draw_indices
@@ -106,7 +107,8 @@ def sgd(
     clock = rate / svag
     real = _real(dtype)
     every, keep = saving(save_every, steps)
-    x = _ensemble.starts(start, replicas, finite_sum.dim, finite_sum.domain)
+    # the run that is continued may have left the domain, which holds no recursion back
+    x = _ensemble.starts(start, replicas, finite_sum.dim, finite_sum.domain, inside=first_step == 0)
     velocity = _velocity(start_velocity, x.shape, momentum)
     lane = finite_sum.lane_code(real)
     table = 0 if sampling == "with_replacement" or keyed(samples) else 2 * LANES * samples
@@ -126,7 +128,7 @@ def sgd(
     run = _ensemble.Run(
         kernel, lane, x, finite_sum.domain, steps, _schedule(clock, first_step), seed, every=every, keep=keep,
         tallies=tallies, first_path=first_replica, first_step=first_step, threads=threads, progress=progress,
-        checkpoint=checkpoint, what="replica", workspace=table,
+        checkpoint=checkpoint, what="replica", workspace=table, question=[described(observables)],
         align=epoch_steps if sampling == "reshuffling" and table else 1,
         rows={} if velocity is None else {f"V{i}": velocity[:, i] for i in range(finite_sum.dim)},
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Langevin paths: trajectories of dx = b dt + √(2T D) dW."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 import xarray as xr
@@ -116,9 +117,18 @@ def simulate(
             run_at, process, observables, step=step, steps=steps, first_step=first_step, scheme=scheme
         )
     every, keep = saving(save_every, steps)
+    if every is None and not keep and observables is None and walls != "absorb":
+        raise ValueError("save_every=0 keeps no state, and there are no observables: nothing would come of this run")
+    if walls == "absorb" and first_step > 0:
+        raise ValueError(
+            f"walls='absorb' cannot begin at first_step {first_step}: absorbed paths would move again; "
+            "run it whole, with a checkpoint where it is long"
+        )
     left = first_step > 0 and walls is None  # the run that is continued may have left the domain
     x = _ensemble.starts(start, paths, process.dim, process.domain, inside=not left)
     chosen, reason, extra = choose(process, scheme, real, substeps, end_points=walls is not None)
+    if chosen.lookahead and (first_step + steps + 1) * substeps > _ensemble.MAX_STEPS:
+        raise ValueError(f"scheme {chosen.name!r} uses the noise of one more step than this seed has; take one less")
     model, stepper, lane = stepper_of(process, chosen, extra, real, substeps)
     times = times_of(clock)
     barrier, exits = walls_part(walls, process, model, chosen, paths, lambda n: times(first_step + n))
@@ -176,7 +186,7 @@ def start_tallies(observables, domain, x, steps, clock, member: str = "path") ->
                 f"observables must be a Histogram, Moments or another observable, or several of them, got "
                 f"{type(observable).__name__}"
             )
-    kinds = [type(observable).__name__ for observable in several]
+    kinds = [type(getattr(observable, "observable", observable)).__name__ for observable in several]
     twice = [kind for kind in kinds if kinds.count(kind) > 1]
     if twice:
         raise ValueError(
@@ -200,8 +210,10 @@ def _real(dtype) -> str:
 
 def clock_of(name: str, value, steps: int) -> float | np.ndarray:
     """A positive number, or one per step as a read-only array."""
-    if np.ndim(value) == 0:
+    if isinstance(value, Real) or value is None or isinstance(value, str):
         return _checks.positive(name, value)
+    if np.shape(series := _checks.finite_array(name, value)) == ():
+        return _checks.positive(name, float(series))
     series = _checks.finite_array(name, value, (steps,)).copy()
     if not (series > 0).all():
         where = int(np.argmin(series))
