@@ -96,6 +96,7 @@ def exit_times(
         [stepper, *barrier, exits.part],
         periodic=process.domain.periodic,
         parameters=len(lane.parameters),
+        scattered=True,
     )
 
     def gone(columns: _ensemble.Columns, done: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import xarray as xr
 from sde_sgd._region import Region
 from sde_sgd.process import Process
 
-from ._frame import LANES, Part, indent, lane_loop
+from ._frame import LANES, PATH, Part, indent, lane_loop
 from ._model import Model
 from ._noise import UNIFORM_STREAM
 
@@ -38,7 +38,7 @@ class Exits:
                 *indent(
                     lane_loop(
                         [
-                            "path = ids[base + j]",
+                            PATH,
                             f"{first}[j], {second}[j] = _two_uniforms(np.uint64(step // 2), "
                             f"np.uint64({UNIFORM_STREAM}), path & _LOW, path >> _U32, key0, key1)",
                         ]

@@ -19,6 +19,7 @@ from ._kernel_cache import HEADER, fragment
 LANES = 64
 BOUND = 1e100  # a coordinate beyond this, or NaN, counts as diverged; float32: beyond 1e30
 BOUND_32 = 1e30
+PATH = "path = ids[base + j]"  # lane line that says which path's random numbers are drawn
 
 _ARGUMENTS = (
     "state, kept, ids, first, last, paths, total, offset, first_step, done, steps, every, saved, schedule, low, span, "
@@ -109,9 +110,19 @@ def bound_of(real: str) -> str:
 
 
 def build(
-    dim: int, parts: Sequence[Part], *, periodic: Sequence[bool], real: str = "float64", parameters: int = 0
+    dim: int,
+    parts: Sequence[Part],
+    *,
+    periodic: Sequence[bool],
+    real: str = "float64",
+    parameters: int = 0,
+    scattered: bool = False,
 ) -> Kernel:
-    """The kernel made of the parts in their order; the first is the stepper, which computes y0… of x0…"""
+    """The kernel made of the parts in their order; the first is the stepper, which computes y0… of x0…
+
+    `scattered` says that the paths of a chunk need not follow each other (some retire before others); without it a
+    path's number is computed and not loaded, which makes the noise a seventh faster.
+    """
     rows = (*(f"X{i}" for i in range(dim)), *(name for part in parts for name in part.rows))
     sums = tuple(name for part in parts for name in part.kept)
     named = {name for part in parts for name in part.sums}
@@ -135,6 +146,7 @@ def build(
     ]
     chunk = [
         f"base = chunk * {LANES}",
+        "origin = ids[base]",
         "todo = steps",
         f"live = min({LANES}, paths - base)",
         *load,
@@ -144,6 +156,8 @@ def build(
         *store,
     ]
     lines = [*(line for part in parts for line in part.setup), "for chunk in range(first, last):", *indent(chunk)]
+    if not scattered:
+        lines = [line.replace(PATH, "path = origin + np.uint64(j)") for line in lines]
     used = set(re.findall(r"\w+", "\n".join(lines)))
     places = [(name, "work", r) for r, name in enumerate((*rows, *scratch))]
     places += [(tables.get(name, name), "tally", r) for r, name in enumerate(sums) if name in tables or name in named]

@@ -6,7 +6,7 @@ several steps it is drawn once for all of them.
 
 from dataclasses import dataclass
 
-from ._frame import indent, lane_loop, literal
+from ._frame import PATH, indent, lane_loop, literal
 
 NORMAL_STREAM = 0  # second counter word: what the block is used for, so that one seed serves every kernel
 UNIFORM_STREAM = 2 << 24  # Brownian-bridge tests of exits
@@ -98,7 +98,7 @@ class Increments:
 
     def _fill(self, n: str, fresh: str) -> list[str]:
         block = f"np.uint64({n})" if self._steps == 1 else f"np.uint64({n} // {self._steps})"
-        words, normals = ["path = ids[base + j]"], []
+        words, normals = [PATH], []
         for b in range(self._blocks):
             counter = f"{block}, np.uint64({NORMAL_STREAM + b}), path & _LOW, path >> _U32, key0, key1"
             at = [f"N{b * self._per_block + i}[j]" for i in range(self._per_block)] if self.kind != "two_point" else []

@@ -12,7 +12,7 @@ import numpy as np
 
 from sde_sgd.landscapes._lanes import LaneCode, RowCode
 
-from ._frame import each_row, indent, lane_loop
+from ._frame import PATH, each_row, indent, lane_loop
 from ._model import Model, cholesky
 from ._noise import NORMAL_STREAM, Increments
 
@@ -84,7 +84,7 @@ class RowIncrements(Increments):
 
     def block_lines(self, when: str, b: str, place: str) -> list[str]:
         """Lines that draw block number `b` of the step's into the rows of block `place`."""
-        path = "path = ids[base + j]"
+        path = PATH
         counter = f"{when}, np.uint64({NORMAL_STREAM} + {b}), path & _LOW, path >> _U32, key0, key1"
         if self.kind == "two_point":
             return lane_loop([path, f"words[2 * {place}, j], words[2 * {place} + 1, j] = _two_words({counter})"])

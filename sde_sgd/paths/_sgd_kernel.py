@@ -9,7 +9,7 @@ import numpy as np
 
 from sde_sgd.landscapes._lanes import LaneCode
 
-from ._frame import LANES, Part, data_arguments, indent, lane_loop, literal
+from ._frame import LANES, PATH, Part, data_arguments, indent, lane_loop, literal
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _independent(add: Sequence[str], svag: bool) -> list[str]:
     """Lines of a step whose samples are drawn with replacement; both batches of SVAG are one row of draws."""
     counter = f"np.uint64(step), _SAMPLE_STREAM + np.uint64(pair), {_REPLICA}"
     block = [
-        "path = ids[base + j]",
+        PATH,
         f"one, two = _two_indices(samples, {counter})",
         "picks[0, j] = np.int64(one)",
         "picks[1, j] = np.int64(two)",
@@ -223,7 +223,7 @@ def _places(start: str, block: Sequence[str], each: Sequence[str]) -> list[str]:
 def _exchange(counter: str) -> tuple[list[str], list[str]]:
     """A block of a pair of places in a table's shuffle, and what takes the sample at one of them."""
     block = [
-        "path = ids[base + j]",
+        PATH,
         "left = samples - np.uint64(2 * pair)",
         f"one, two = _two_below(left, left - _U1, {counter}, {_REPLICA})",
         "targets[0, j] = one",
@@ -235,7 +235,7 @@ def _exchange(counter: str) -> tuple[list[str], list[str]]:
 def _keyed_pick(first: str, counter: str) -> list[str]:
     """The sample at `place` of a keyed permutation: all lanes do its rounds together, then those outside go on."""
     rounds = [
-        "path = ids[base + j]",
+        PATH,
         f"one = _round(halves[0, j], halves[1, j], side_rows, number, {counter}, {_REPLICA})",
         f"two = _round(halves[1, j], one, side_columns, number + _U1, {counter}, {_REPLICA})",
         "halves[0, j] = one",
@@ -250,7 +250,7 @@ def _keyed_pick(first: str, counter: str) -> list[str]:
         *indent(["number = np.uint64(first_round + 2 * twice)", *lane_loop(rounds)]),
         *lane_loop(
             [
-                "path = ids[base + j]",
+                PATH,
                 "spot = halves[0, j] * side_columns + halves[1, j]",
                 "if spot >= samples:",
                 *indent([f"spot = _keyed_place(spot, samples, first_round, {counter}, {_REPLICA})"]),
