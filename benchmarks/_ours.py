@@ -73,7 +73,7 @@ def normals_only(real: str):
     from sde_sgd.paths._kernel_cache import HEADER, fragment, load
 
     body = f"""
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={{"contract"}})
+@njit(cache=True, nogil=True, error_model="numpy")
 def kernel(state, first, last, steps, key0, key1):
     _widest_vectors()
     sums, words = np.zeros((2, LANES), np.{real}), np.zeros((4, LANES), np.uint{real[5:]})

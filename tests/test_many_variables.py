@@ -59,15 +59,20 @@ def states(result):
     ("d", "scheme", "more"),
     [
         (2, "euler_maruyama", {"dtype": "float32"}),
-        (2, "leimkuhler_matthews", {"substeps": 3}),
-        (4, "stochastic_heun", {}),
-        (8, "euler_maruyama", {}),
         (8, "sra1", {"substeps": 2}),
         (4, "weak_euler", {}),
-        (2, "weak_heun", {}),
-        (2, "milstein", {}),
         (2, "baoab", {}),
-        (1, "euler_maruyama", {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.evidence)  # a kernel each: minutes of compiling together
+            for case in [
+                (2, "leimkuhler_matthews", {"substeps": 3}),
+                (4, "stochastic_heun", {}),
+                (8, "euler_maruyama", {}),
+                (2, "weak_heun", {}),
+                (2, "milstein", {}),
+                (1, "euler_maruyama", {}),
+            ]
+        ),
     ],
 )
 def test_loops_and_named_variables_give_the_same_paths(monkeypatch, d, scheme, more):
@@ -86,9 +91,9 @@ def test_loops_and_named_variables_give_the_same_paths(monkeypatch, d, scheme, m
 
 SGD = [
     {"momentum": 0.9, "nesterov": True, "weight_decay": 0.2},
-    {"svag": 4},
+    pytest.param({"svag": 4}, marks=pytest.mark.evidence),
     {"svrg": 5},
-    {"sampling": "reshuffling", "momentum": 0.5},
+    pytest.param({"sampling": "reshuffling", "momentum": 0.5}, marks=pytest.mark.evidence),
 ]
 
 
@@ -149,7 +154,11 @@ def test_saved_states_keep_their_variables():
 
 @pytest.mark.parametrize(
     ("scheme", "dtype"),
-    [("euler_maruyama", "float64"), ("euler_maruyama", "float32"), ("weak_euler", "float64")],
+    [
+        ("euler_maruyama", "float64"),
+        pytest.param("euler_maruyama", "float32", marks=pytest.mark.evidence),
+        pytest.param("weak_euler", "float64", marks=pytest.mark.evidence),
+    ],
 )
 def test_the_noise_of_a_finite_sum_has_the_covariance_of_its_gradients(scheme, dtype):
     """One step from a point: x' ~ (x + hb, 2ThD) exactly, D the population covariance of the samples' gradients."""
@@ -167,6 +176,7 @@ def test_the_noise_of_a_finite_sum_has_the_covariance_of_its_gradients(scheme, d
     assert z_of_covariance(sample, wrong) > 5
 
 
+@pytest.mark.evidence
 def test_a_direction_that_all_samples_share_has_no_noise():
     def gradient(x, row, out):
         out[:] = x
@@ -178,6 +188,7 @@ def test_a_direction_that_all_samples_share_has_no_noise():
     assert np.ptp(result.a.values) == 0 and np.ptp(result.b.values) > 0
 
 
+@pytest.mark.evidence
 def test_momentum_of_a_finite_sum_with_many_weights():
     model = logistic(20, 17)
     start = np.r_[RNG.normal(size=17), np.zeros(17)]
@@ -210,7 +221,7 @@ def test_a_hundred_weights_of_sgd_follow_numpy_on_the_same_samples(by_functions)
 # -- nothing depends on how it is run -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.evidence)])
 @pytest.mark.parametrize("k", range(3))
 def test_bits_do_not_depend_on_threads_segments_or_company(k, dtype):
     model = logistic(20, 17)
@@ -229,6 +240,7 @@ def test_bits_do_not_depend_on_threads_segments_or_company(k, dtype):
     np.testing.assert_array_equal(again, whole)
 
 
+@pytest.mark.evidence
 def test_periodic_weights_wrap():
     def gradient(x, row, out):
         out[:] = -3.0 - row[0]

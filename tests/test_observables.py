@@ -151,7 +151,9 @@ def test_many_variables():
     np.testing.assert_allclose(run["first_passage"], np.where(inside.any(1), 0.02 * inside.argmax(1), np.inf))
 
 
-@pytest.mark.parametrize("kind", ["simulate", "sgd by functions", "sgd by rows"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("simulate", marks=pytest.mark.evidence), "sgd by functions", "sgd by rows"]
+)
 def test_histograms_of_many_weights(kind):
     """The kernels that hold the points as rows share their names with a histogram's lines."""
     names, rows = [f"w{i}" for i in range(18)], np.random.default_rng(4).normal(size=(9, 19))

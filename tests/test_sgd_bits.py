@@ -84,7 +84,9 @@ def pulled(x, row, out):
         out[i] = np.tanh(x[i] - row[0] * (1 + i))
 
 
-@pytest.mark.parametrize("case, dtype", [("epochs", "float32"), ("SVRG", "float64")])
+@pytest.mark.parametrize(
+    "case, dtype", [("epochs", "float32"), pytest.param("SVRG", "float64", marks=pytest.mark.evidence)]
+)
 def test_bits_of_many_weights(case, dtype, monkeypatch):
     rows = np.random.default_rng(3).normal(size=(19, 1))
     many = sde.FiniteSum.from_functions(pulled, rows, variables=[f"w{i}" for i in range(17)])
@@ -123,7 +125,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert inside_an_epoch(NEURON, options, checkpoint=file).identical(whole) and not file.exists()
 
 
-@pytest.mark.parametrize("case", ["plain", "SVRG"])
+@pytest.mark.parametrize("case", ["plain", pytest.param("SVRG", marks=pytest.mark.evidence)])
 def test_float32_follows_float64(case):
     wide, narrow = (inside_an_epoch(NEURON, CASES[case], steps=300, dtype=dtype) for dtype in ("float64", "float32"))
     for name in wide:

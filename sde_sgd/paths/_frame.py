@@ -176,7 +176,7 @@ def build(
         HEADER,
         *(fragment(name) for name in pasted),
         "",
-        '@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})',
+        '@njit(cache=True, nogil=True, error_model="numpy")',
         f"def kernel({', '.join([_ARGUMENTS, *arguments])}):",
         *indent(text),
         "",

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from ._normals32 import _BIT, _F, _SIGN32, _W23, _bits32, _float32, _minus_log32, _sin_cos_eighth32
+from ._philox import _fma
 
 # -- fragment --
 
@@ -20,19 +21,19 @@ _INTEGER32 = np.uint32(0x4B400000)  # its bits
 _NAN32, _INF32 = np.float32(math.nan), np.float32(math.inf)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _exp(x):
     """e^x; 0 below −104 gradually through −87.3, +inf above 88.72, NaN stays NaN; minimax polynomial of 3.1e-9."""
     y = min(max(x, _F(-105.0)), _F(89.0))
-    moved = y * _F(1.442695) + _TO_INTEGER32
+    moved = _fma(y, _F(1.442695), _TO_INTEGER32)
     n = moved - _TO_INTEGER32
-    r = (y - n * _F(0.693359375)) - n * _F(-0.00021219444)  # the first has 9 bits: its product is exact
+    r = _fma(-n, _F(-0.00021219444), _fma(-n, _F(0.693359375), y))  # the first has 9 bits: its product is exact
     p = _F(0.0013813877)
-    p = p * r + _F(0.008368725)
-    p = p * r + _F(0.041668396)
-    p = p * r + _F(0.16666521)
-    p = p * r + _F(0.49999994)
-    p = _F(1.0) + (r + r * r * p)
+    p = _fma(p, r, _F(0.008368725))
+    p = _fma(p, r, _F(0.041668396))
+    p = _fma(p, r, _F(0.16666521))
+    p = _fma(p, r, _F(0.49999994))
+    p = _F(1.0) + _fma(r * r, p, r)
     # 2^n in two factors, so that both ends of the range are reached without a branch
     k = np.uint32(np.uint32(_bits32(moved) - _INTEGER32) + np.uint32(256))  # n + 256 > 0
     half = np.uint32(k >> _BIT)
@@ -42,7 +43,7 @@ def _exp(x):
     return value if x == x else x
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _log(x):
     """log x for x > 0 (subnormals included); −inf at 0, NaN below, +inf at +inf."""
     small = x < _F(1.1754944e-38)
@@ -53,44 +54,44 @@ def _log(x):
     return value if x >= _F(0.0) else _NAN32
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _tanh(x):
     """tanh x: a minimax polynomial (4.8e-10) to |x| = 0.35, (1 − e)/(1 + e) with e = e^{−2|x|} beyond."""
     a = math.fabs(x)
     b = a if a < _F(0.35) else _F(0.35)
     z = b * b
     s = _F(0.019420948)
-    s = s * z - _F(0.05372263)
-    s = s * z + _F(0.13332349)
-    s = s * z - _F(0.33333322)
-    s = b + b * (z * s)
+    s = _fma(s, z, -_F(0.05372263))
+    s = _fma(s, z, _F(0.13332349))
+    s = _fma(s, z, -_F(0.33333322))
+    s = _fma(b, z * s, b)
     e = _exp(_F(-2.0) * a)
     value = s if a < _F(0.35) else (_F(1.0) - e) / (_F(1.0) + e)
     return math.copysign(value, x) if x == x else x
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _sinh(x):
     """sinh x = tanh x cosh x, which does not cancel near 0."""
     return _tanh(x) * _cosh(x)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _cosh(x):
     """cosh x = (e^{|x|} + e^{−|x|})/2."""
     half = _F(0.5) * _exp(_F(0.5) * math.fabs(x))
     e = _F(2.0) * half  # e^{|x|/2}; squared last so that it overflows only where cosh does
-    return half * e + _F(0.5) / (e * e)
+    return _fma(half, e, _F(0.5) / (e * e))
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _reduced_sin_cos(x):
     x = x if math.fabs(x) <= _F(1e5) else _NAN32
-    moved = x * _F(0.63661975) + _TO_INTEGER32
+    moved = _fma(x, _F(0.63661975), _TO_INTEGER32)
     n = moved - _TO_INTEGER32
     # three parts of 8 bits, so that their products with n < 2^16 are exact, and the rest
-    r = ((x - n * _F(1.5703125)) - n * _F(0.0004825592)) - n * _F(1.2665987e-06)
-    r = r - n * _F(9.920936e-10)
+    r = _fma(-n, _F(1.2665987e-06), _fma(-n, _F(0.0004825592), _fma(-n, _F(1.5703125), x)))
+    r = _fma(-n, _F(9.920936e-10), r)
     s, c = _sin_cos_eighth32(r * _F(0.63661975))
     quadrant = _bits32(moved)
     odd = (quadrant & _BIT) != np.uint32(0)
@@ -101,17 +102,17 @@ def _reduced_sin_cos(x):
     return sine, _float32(np.uint32(_bits32(cosine) ^ turned))
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _sin(x):
     return _reduced_sin_cos(x)[0]
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _cos(x):
     return _reduced_sin_cos(x)[1]
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _tan(x):
     sine, cosine = _reduced_sin_cos(x)
     return sine / cosine

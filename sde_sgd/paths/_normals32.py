@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from ._philox import _bitcast, _raw_philox
+from ._philox import _bitcast, _fma, _raw_philox
 
 # -- fragment --
 
@@ -37,7 +37,7 @@ def _four_words(c0, c1, c2, c3, k0, k1):
     return np.uint32(w0), np.uint32(w1), np.uint32(w2), np.uint32(w3)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _minus_log32(u):
     """−log(u) of a normal float32 u > 0, relative error < 3e-7: `_minus_log` with a minimax polynomial of 8.1e-10."""
     moved = np.uint32(_bits32(u) + _ROOT_HALF_TO_ONE32)
@@ -46,29 +46,29 @@ def _minus_log32(u):
     t = (_F(1.0) - m) / (_F(1.0) + m)
     z = t * t
     p = _F(0.2987173)
-    p = p * z + _F(0.39977542)
-    p = p * z + _F(0.66666776)
-    p = p * z + _F(2.0)
-    return exponent * _F(-0.6931472) + t * p
+    p = _fma(p, z, _F(0.39977542))
+    p = _fma(p, z, _F(0.66666776))
+    p = _fma(p, z, _F(2.0))
+    return _fma(exponent, _F(-0.6931472), t * p)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _sin_cos_eighth32(v):
     """(sin, cos) of v π/2, v in [−½, ½], relative error < 2e-7: minimax polynomials of 3.3e-9 and 6.4e-11."""
     z = v * v
     s = _F(-0.004601658)
-    s = s * z + _F(0.07968003)
-    s = s * z - _F(0.6459635)
-    s = s * z + _F(1.5707964)
+    s = _fma(s, z, _F(0.07968003))
+    s = _fma(s, z, -_F(0.6459635))
+    s = _fma(s, z, _F(1.5707964))
     c = _F(0.00090376654)
-    c = c * z - _F(0.020860165)
-    c = c * z + _F(0.25366923)
-    c = c * z - _F(1.2337005)
-    c = c * z + _F(1.0)
+    c = _fma(c, z, -_F(0.020860165))
+    c = _fma(c, z, _F(0.25366923))
+    c = _fma(c, z, -_F(1.2337005))
+    c = _fma(c, z, _F(1.0))
     return s * v, c
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _normal_pair32(a, b):
     """Two independent N(0, 1) in float32 of two uint32 words, as `_normal_pair`: tails to 6.55 σ.
 

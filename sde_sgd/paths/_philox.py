@@ -52,6 +52,19 @@ _float = _bitcast(types.uint64, types.float64)
 
 
 @intrinsic
+def _fma(typing_context, a, b, c):
+    """a·b + c rounded once, said in words: left to the compiler, the choice of products to fuse would differ from
+    kernel to kernel, and with it the last bit of a path."""
+    if not (a == b == c and a in (types.float64, types.float32)):
+        return None
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
 def _widest_vectors(typing_context):
     """Called once in a kernel: lets LLVM use 512-bit vectors in it where the processor has them.
 
@@ -101,7 +114,7 @@ def _two_words(c0, c1, c2, c3, k0, k1):
     return (w0 << _U32) | (w1 & _LOW), (w2 << _U32) | (w3 & _LOW)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _minus_log(u):
     """−log(u) of a normal float64 u > 0, relative error < 5e-16.
 
@@ -115,17 +128,17 @@ def _minus_log(u):
     t = (1.0 - m) / (1.0 + m)
     z = t * t
     p = 0.14795949810482026
-    p = p * z + 0.15314050542042326
-    p = p * z + 0.1818356432645545
-    p = p * z + 0.22222198573179955
-    p = p * z + 0.28571428742387633
-    p = p * z + 0.39999999999414676
-    p = p * z + 0.6666666666666734
-    p = p * z + 2.0
-    return exponent * -0.6931471805599453 + t * p
+    p = _fma(p, z, 0.15314050542042326)
+    p = _fma(p, z, 0.1818356432645545)
+    p = _fma(p, z, 0.22222198573179955)
+    p = _fma(p, z, 0.28571428742387633)
+    p = _fma(p, z, 0.39999999999414676)
+    p = _fma(p, z, 0.6666666666666734)
+    p = _fma(p, z, 2.0)
+    return _fma(exponent, -0.6931471805599453, t * p)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _sin_cos_eighth(v):
     """(sin, cos) of v π/2, v in [−½, ½], relative error < 4e-16.
 
@@ -134,23 +147,23 @@ def _sin_cos_eighth(v):
     """
     z = v * v
     s = 5.6337210448879305e-08
-    s = s * z - 3.598641754723836e-06
-    s = s * z + 0.00016044115029173751
-    s = s * z - 0.0046817541322824304
-    s = s * z + 0.07969262624603957
-    s = s * z - 0.6459640975062443
-    s = s * z + 1.5707963267948966
+    s = _fma(s, z, -3.598641754723836e-06)
+    s = _fma(s, z, 0.00016044115029173751)
+    s = _fma(s, z, -0.0046817541322824304)
+    s = _fma(s, z, 0.07969262624603957)
+    s = _fma(s, z, -0.6459640975062443)
+    s = _fma(s, z, 1.5707963267948966)
     c = 4.655337272756176e-07
-    c = c * z - 2.5200143060646404e-05
-    c = c * z + 0.0009192599541481579
-    c = c * z - 0.02086348073586747
-    c = c * z + 0.25366950789995935
-    c = c * z - 1.2337005501361553
-    c = c * z + 1.0
+    c = _fma(c, z, -2.5200143060646404e-05)
+    c = _fma(c, z, 0.0009192599541481579)
+    c = _fma(c, z, -0.02086348073586747)
+    c = _fma(c, z, 0.25366950789995935)
+    c = _fma(c, z, -1.2337005501361553)
+    c = _fma(c, z, 1.0)
     return s * v, c
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _sin_cos_quarter(quadrant, v):
     """(sin, cos) of (quadrant + v) π/2, quadrant a uint64, v in [−½, ½]."""
     s, c = _sin_cos_eighth(v)
@@ -168,7 +181,7 @@ def _uniform(word):
     return 2.0 - _float((word & _MANTISSA) | _ONE)
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _normal_pair(a, b):
     """Two independent N(0, 1) of two words: 52-bit uniforms, tails to 8.49 σ (Box & Muller 1958).
 

@@ -8,10 +8,12 @@ The text below the marker is pasted into generated kernel modules: it may use on
 
 from numba import njit
 
+from ._philox import _fma
+
 # -- fragment --
 
 
-@njit(inline="always", error_model="numpy", fastmath={"contract"})
+@njit(inline="always", error_model="numpy")
 def _add_tile(out, m, u, scale):
     """out (4, 64) += scale · m (4, 4) · u (4, 64)."""
     m00, m01, m02, m03 = scale * m[0, 0], scale * m[0, 1], scale * m[0, 2], scale * m[0, 3]
@@ -20,13 +22,13 @@ def _add_tile(out, m, u, scale):
     m30, m31, m32, m33 = scale * m[3, 0], scale * m[3, 1], scale * m[3, 2], scale * m[3, 3]
     for j in range(64):
         u0, u1, u2, u3 = u[0, j], u[1, j], u[2, j], u[3, j]
-        out[0, j] += m00 * u0 + m01 * u1 + m02 * u2 + m03 * u3
-        out[1, j] += m10 * u0 + m11 * u1 + m12 * u2 + m13 * u3
-        out[2, j] += m20 * u0 + m21 * u1 + m22 * u2 + m23 * u3
-        out[3, j] += m30 * u0 + m31 * u1 + m32 * u2 + m33 * u3
+        out[0, j] = _fma(m03, u3, _fma(m02, u2, _fma(m01, u1, _fma(m00, u0, out[0, j]))))
+        out[1, j] = _fma(m13, u3, _fma(m12, u2, _fma(m11, u1, _fma(m10, u0, out[1, j]))))
+        out[2, j] = _fma(m23, u3, _fma(m22, u2, _fma(m21, u1, _fma(m20, u0, out[2, j]))))
+        out[3, j] = _fma(m33, u3, _fma(m32, u2, _fma(m31, u1, _fma(m30, u0, out[3, j]))))
 
 
-@njit(error_model="numpy", fastmath={"contract"})
+@njit(error_model="numpy")
 def _product(work, into, tiles, columns, first, of, scale):
     """Rows `into`… of work = scale · M times rows `of`…, M given by its tiles row by row."""
     for r in range(first.shape[0] - 1):
@@ -39,7 +41,7 @@ def _product(work, into, tiles, columns, first, of, scale):
             _add_tile(out, tiles[q], u, scale)
 
 
-@njit(error_model="numpy", fastmath={"contract"})
+@njit(error_model="numpy")
 def _predict(work, into, inputs, k, of):
     """Rows `into` … + 3 of work = samples k … k + 3 of `inputs`, times the rows `of`… of the weights."""
     out = work[into : into + 4]
@@ -50,7 +52,7 @@ def _predict(work, into, inputs, k, of):
         _add_tile(out, inputs[k : k + 4, c : c + 4], work[of + c : of + c + 4], inputs.dtype.type(1))
 
 
-@njit(error_model="numpy", fastmath={"contract"})
+@njit(error_model="numpy")
 def _gather(work, into, inputs, k, of):
     """Rows `into`… of work += samples k … k + 3 of `inputs`, each times one of the rows `of` … + 3."""
     u = work[of : of + 4]
