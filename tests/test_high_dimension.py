@@ -299,7 +299,9 @@ def test_the_code_for_kernels_is_the_gradient():
     np.testing.assert_allclose(out, by_functions(inputs, y).sample_gradients(x)[4], rtol=1e-14)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(
+    "kind", ["logistic", *(pytest.param(k, marks=pytest.mark.evidence) for k in LOSSES if k != "logistic")]
+)
 def test_runs_of_a_few_weights_are_those_of_the_symbolic_sum(kind):
     inputs, y = data_of(30, 2)
     loss, text = LOSSES[kind]
