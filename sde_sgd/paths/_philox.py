@@ -51,17 +51,23 @@ _bits = _bitcast(types.float64, types.uint64)
 _float = _bitcast(types.uint64, types.float64)
 
 
-@intrinsic
-def _fma(typing_context, a, b, c):
-    """a·b + c rounded once, said in words: left to the compiler, the choice of products to fuse would differ from
-    kernel to kernel, and with it the last bit of a path."""
-    if not (a == b == c and a in (types.float64, types.float32)):
-        return None
+def _fused():
+    @intrinsic
+    def product_and_sum(typing_context, a, b, c):
+        if not (a == b == c and a in (types.float64, types.float32)):
+            return None
 
-    def codegen(context, builder, signature, arguments):
-        return builder.fma(*arguments)
+        def codegen(context, builder, signature, arguments):
+            return builder.fma(*arguments)
 
-    return a(a, b, c), codegen
+        return a(a, b, c), codegen
+
+    return product_and_sum
+
+
+# a·b + c rounded once, said in words: left to the compiler, the choice of products to fuse would differ from kernel to
+# kernel, and with it the last bit of a path.
+_fma = _fused()
 
 
 @intrinsic
