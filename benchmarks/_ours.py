@@ -111,9 +111,7 @@ def scaling(repeats: int) -> list[tuple[int, float, float]]:
     process, draw = sde.landscapes.get("double_well").at_temperature(TEMPERATURE), normals_only("float64")
 
     def simulate(threads: int):
-        sde.simulate(
-            process, START, step=STEP, steps=STEPS, paths=PATHS, scheme="euler_maruyama", threads=threads, save_every=0
-        )
+        sde.simulate(process, START, step=STEP, steps=STEPS, paths=PATHS, scheme="euler_maruyama", threads=threads)
 
     counts, works = range(1, cores() + 1), (lambda n: draw(0, n), simulate)
     shortest = np.full((len(works), len(counts)), math.inf)

@@ -86,9 +86,7 @@ def ns_per_step(process, start, scheme: str, step: float, steps: int = 2000) -> 
     """One thread, nothing saved, the shortest of several."""
 
     def run(count: int):
-        return sde.simulate(
-            process, start, step=step, steps=count, paths=len(start), scheme=scheme, threads=1, save_every=0
-        )
+        return sde.simulate(process, start, step=step, steps=count, paths=len(start), scheme=scheme, threads=1)
 
     run(1)
     return 1e9 * best_seconds(lambda: run(steps), 15) / (steps * len(start))
