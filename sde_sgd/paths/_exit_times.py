@@ -47,13 +47,13 @@ def exit_times(
     inside : inequalities such as "x < 0" or "x**2 + y**2 < 1 and y > 0", a boolean DataArray over the variables, or
         a function of points (..., d) → bool (called after every step: slow).
     step : h > 0, or one per step (max_steps,).
-    max_steps : after these many steps a path is given up as censored. Sides of the domain that are not those of the
-        region do not hold paths back.
+    max_steps : after these many steps a path is given up as censored.
     scheme : as in `simulate`; "auto" takes the stochastic Heun scheme for constant D, else Euler–Maruyama, because
         Leimkuhler–Matthews' end points are not those of the path.
     bridge : True tests whether a path left and came back within a step, which otherwise delays exits by O(√h); it
         needs a region of inequalities joined by "and" and noise in the positions. False looks at steps' ends only.
-    walls : "reflect" folds paths back at the sides of the domain, as `simulate` does; None lets them pass.
+    walls : "reflect" folds paths back at the sides of the domain, as `simulate` does; None lets them pass: sides that
+        are not those of the region then hold nothing back.
     Others as in `simulate`.
 
     Returns
