@@ -263,3 +263,9 @@ def test_exits_past_a_reflecting_side():
     assert free.attrs["censored"] > 4000
     with pytest.raises(ValueError, match="walls must be one of reflect, got 'absorb'"):
         sde.exit_times(half, 0.0, "x < 1", walls="absorb", **settings)
+
+
+def test_beyond_sixteen_variables_the_state_is_one_variable():
+    wide = sde.Landscape.linear(np.eye(17)).at_temperature(1.0)
+    run = sde.exit_times(wide, np.zeros(17), f"{wide.variables[0]} < 0.5", step=0.05, paths=64, max_steps=4000)
+    assert run.state.dims == ("path", "variable") and wide.variables[3] not in run.data_vars

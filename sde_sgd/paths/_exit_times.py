@@ -17,7 +17,7 @@ from ._checkpoint import described
 from ._choose import choose
 from ._exits import Exits
 from ._frame import build
-from ._simulate import clock_of, clock_settings, schedule_of, stepper_of, times_of
+from ._simulate import MAX_NAMED, clock_of, clock_settings, schedule_of, stepper_of, times_of
 from ._walls import walls_part
 
 _CURVE = 200  # points of the survival curve
@@ -162,16 +162,20 @@ def _result(exit_step: np.ndarray, state, variables, times: Callable, max_steps:
         error = mean / math.sqrt(exits)
     grid = np.linspace(0.0, end if exits < paths else float(middle.max()), _CURVE)
     alive = 1.0 - np.searchsorted(np.sort(middle[left]), grid, side="right") / paths
+    states: dict = {v: ("path", state[:, i]) for i, v in enumerate(variables)}
+    coords: dict = {"time": grid}
+    if len(variables) > MAX_NAMED:
+        states, coords = {"state": (("path", "variable"), state)}, coords | {"variable": list(variables)}
     return xr.Dataset(
         {
             "exit_time": ("path", np.where(left, middle, np.nan)),
             "exit_step": ("path", exit_step),
-            **{v: ("path", state[:, i]) for i, v in enumerate(variables)},
+            **states,
             "mean_exit_time": mean,
             "mean_exit_time_error": error,
             "survival": ("time", alive),
             "survival_error": ("time", np.sqrt(alive * (1 - alive) / paths)),
         },
-        coords={"time": grid},
+        coords=coords,
         attrs=settings | {"exits": exits, "censored": paths - exits} | provenance(settings),
     )
