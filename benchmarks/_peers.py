@@ -13,10 +13,23 @@ from _problem import AMPLITUDE, PATHS, START, STEP, STEPS, TEMPERATURE, measure,
 VERSIONS = ("numpy", "jax", "diffrax", "torch", "torchsde")
 
 
-def numpy_in_place(threads: int):
-    """A loop without allocation, one block of paths per thread, the fastest bit generator of NumPy."""
-    from concurrent.futures import ThreadPoolExecutor
+def numpy_plain(threads: int):
+    """The loop as one writes it: array expressions and the default generator."""
+    import numpy as np
 
+    def block(seed, paths: int):
+        rng = np.random.default_rng(seed)
+        x, y = np.full(paths, START[0]), np.full(paths, START[1])
+        for _ in range(STEPS):
+            z = rng.standard_normal((2, paths))
+            x, y = x + STEP * (x - x * x * x) + AMPLITUDE * z[0], y - STEP * y + AMPLITUDE * z[1]
+        return y
+
+    return _in_blocks(block, threads)
+
+
+def numpy_in_place(threads: int):
+    """A loop without allocation and the fastest bit generator of NumPy."""
     import numpy as np
 
     def block(seed, paths: int):
@@ -35,6 +48,15 @@ def numpy_in_place(threads: int):
             y *= 1.0 - STEP
             y += z[1]
         return y
+
+    return _in_blocks(block, threads)
+
+
+def _in_blocks(block, threads: int):
+    """`block(seed, paths)` once per thread, on its share of the paths."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
 
     def run(seed: int):
         seeds = np.random.SeedSequence(seed).spawn(threads)
@@ -128,7 +150,7 @@ def _fetched(array):
 
 
 def _torchsde(threads: int, motion_of):
-    """`sdeint`, its Euler scheme with diagonal noise, no gradients; `motion_of(torch, seed)` gives its increments."""
+    """`sdeint`, its Euler scheme with diagonal noise, no gradients; `motion_of(torch, seed)` is its `bm`."""
     import torch
     import torchsde
 
@@ -156,6 +178,16 @@ def _torchsde(threads: int, motion_of):
         return states[-1, :, 1].numpy()
 
     return run
+
+
+def torchsde_plain(threads: int):
+    """`sdeint` as its examples call it: no Brownian motion given, so that it makes one and is not told the step."""
+    import numpy as np
+
+    def motion_of(torch, seed):
+        np.random.seed(seed)  # noqa: NPY002 - where torchsde takes its entropy from
+
+    return _torchsde(threads, motion_of)
 
 
 def torchsde_interval(threads: int):
@@ -192,11 +224,13 @@ def torchsde_forward(threads: int):
 
 
 ROADS = {
+    "NumPy": numpy_plain,
     "NumPy in place": numpy_in_place,
     "JAX, `lax.scan`": jax_scan,
     "JAX, `lax.scan`, generator `unsafe_rbg`": jax_scan_rbg,
     "diffrax, `vmap` over paths": diffrax_vmap,
     "diffrax, one state of all paths": diffrax_batch,
+    "torchsde": torchsde_plain,
     "torchsde, `BrownianInterval`": torchsde_interval,
     "torchsde, increments drawn forwards": torchsde_forward,
 }

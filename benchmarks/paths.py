@@ -167,13 +167,13 @@ to one core; *all* are {threads} here, in NumPy by blocks of paths, in JAX and t
 
 - *the same normals*: a kernel of the same Philox blocks and Box–Muller pairs that only adds them up, the floor of
   every scheme that uses them.
-- *NumPy*: in place, no allocation in the loop, generator SFC64.
+- *NumPy*: array expressions and the default generator; *in place*, no allocation in the loop, generator SFC64.
 - *JAX*: a loop of one's own, no solver; `unsafe_rbg` is XLA's generator in place of JAX's default.
 - *diffrax*: `diffeqsolve` under `jit`, `Euler`, `UnsafeBrownianPath`, constant steps, the end alone saved,
   `ForwardMode` (nothing kept for derivatives). It can choose steps by error and differentiate through the solution;
   this run asks for neither.
-- *torchsde*: `sdeint` without gradients, diagonal noise: its own `BrownianInterval` told the step, and a Brownian
-  motion of ours that draws each increment when it is asked for and remembers none.
+- *torchsde*: `sdeint` without gradients, diagonal noise, as its examples call it; with its `BrownianInterval` told the
+  step; and with a Brownian motion of ours that draws each increment when it is asked for and remembers none.
 
 ## Schemes
 
