@@ -86,6 +86,7 @@ def test_the_antisymmetric_part_of_the_lag_covariance_is_the_current(long_run):
     assert abs(long_run["angular_velocity"]) > 20 * long_run["angular_velocity_error"]
 
 
+@pytest.mark.evidence
 def test_the_spiral_turns_at_minus_temperature_times_kappa():
     process = sde.landscapes.get("spiral", kappa=1.0).at_temperature(0.1)
     run = simulate(
@@ -203,6 +204,7 @@ def test_lags_keep_their_time_at_twice_the_step(lags, every, coarse):
     assert halved.every == coarse and [2 * halved.every * lag for lag in halved.lags] == [every * lag for lag in lags]
 
 
+@pytest.mark.evidence
 def test_the_declared_order_divides_the_difference():
     """Heun on a line has Var = V(h), second order: (V(2h) − V(h))/3. Leimkuhler–Matthews has none: 5 errors."""
 

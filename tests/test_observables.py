@@ -104,6 +104,7 @@ def scatter(per_path, blocks):
     return means.std(axis=0, ddof=1) / math.sqrt(len(means))
 
 
+@pytest.mark.evidence
 def test_regions_of_every_kind_and_paths_that_start_inside():
     mask = (sde.Grid((-2, -2), (2, 2), (8, 8)).data_array(np.arange(64), ("x", "y"), "m")) % 7 == 1
     start = np.array([[0.0, 0.0], [1.5, 1.5]] * 32)
@@ -152,7 +153,8 @@ def test_many_variables():
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param("simulate", marks=pytest.mark.evidence), "sgd by functions", "sgd by rows"]
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.evidence) for kind in ("simulate", "sgd by functions")), "sgd by rows"],
 )
 def test_histograms_of_many_weights(kind):
     """The kernels that hold the points as rows share their names with a histogram's lines."""
@@ -206,7 +208,7 @@ def test_directions_are_inner_products(dtype):
 # -- the same bits ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("d", [pytest.param(1, marks=pytest.mark.evidence), 2, 5])
 def test_bits_do_not_depend_on_threads_groups_or_saving(d, monkeypatch):
     def go(**changes):
         settings = dict(step=0.1, steps=16, paths=9000, seed=5, threads=1, save_every=0) | changes

@@ -208,7 +208,8 @@ def test_bits_and_attributes():
         np.testing.assert_array_equal(run[v], other[v][:, -1])
 
 
-@pytest.mark.parametrize("finite_sum", [pytest.param(False, marks=pytest.mark.evidence), True])
+@pytest.mark.evidence
+@pytest.mark.parametrize("finite_sum", [False, True])
 def test_bits_on_a_periodic_axis(monkeypatch, finite_sum):
     """The force is taken inside the period: segments of one step, a run continued by hand, and the whole run agree."""
     period = {"x": (-1, -1 + 2 * np.pi, "periodic")}
