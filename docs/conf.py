@@ -55,7 +55,7 @@ html_title = "sde-sgd"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["sde_sgd.css"]
-html_sidebars = {page: [] for page in ("tutorial", "conventions", "landscapes", "schemes", "ensembles", "numerics")}
+html_sidebars = {page: [] for page in ("tutorial", "conventions", "landscapes", "schemes", "ensembles", "fokker_planck", "numerics")}
 html_copy_source = False
 html_theme_options = {
     "navbar_align": "left",

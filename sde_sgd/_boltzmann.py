@@ -22,16 +22,18 @@ def grid_of(process: Process) -> Grid | None:
     return Grid(domain.lower.tolist(), domain.upper.tolist(), (CELLS[process.dim],) * process.dim, boundary=walls)
 
 
-def exact(process: Process, walls: str) -> xr.Dataset | None:
-    """Density, mean and covariance of e^{−Φ/T} by quadrature, where Φ is known and d ≤ 2; else None.
+def exact(process: Process, walls: str, grid: Grid | None = None, confined: bool | None = None) -> xr.Dataset | None:
+    """Density, mean, covariance of e^{−Φ/T} by quadrature on `grid` (default: `grid_of`) where Φ is known, else None.
 
     Along a periodic axis it is the mean angular velocity instead, 2π E[b] over the period. None also where the box
-    cannot stand for what the paths see, or quadratures with two widths of cells do not agree.
+    cannot stand for what the paths see, or quadratures with two widths of cells do not agree. `confined` takes the
+    box for all there is, whatever lies at its walls; by default it is, where they reflect and Φ is an equilibrium.
     """
-    grid = grid_of(process)
+    grid = grid_of(process) if grid is None else grid
     if grid is None or walls == "absorb":
         return None
-    confined = walls == "reflect" and process.equilibrium_potential is not None
+    if confined is None:
+        confined = walls == "reflect" and process.equilibrium_potential is not None
     rough, found = (_quadrature(process, grid, finer, confined) for finer in (_FINER // 2, _FINER))
     if rough is None or found is None:
         return None

@@ -11,6 +11,7 @@ import xarray as xr
 
 BOUNDARIES = ("reflecting", "periodic", "absorbing")
 _FEWEST_CELLS = 3  # a cell, and a neighbour on either side that is not the same one
+_FINENESS = {1: (20, 64, 20_000), 2: (5, 32, 400), 3: (2.5, 16, 48)}  # cells per scale; fewest, most per axis
 _THINNEST = 1e-100  # so that the volume of a cell in three dimensions, h² and 1/h² are all within float64
 
 
@@ -79,6 +80,82 @@ class Grid:
                 )
         for name, value in (("lower", low), ("upper", high), ("shape", cells), ("boundary", walls)):
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def around(
+        cls,
+        process: Any,
+        mass: float = 1e-12,
+        shape: int | Sequence[int] | None = None,
+        boundary: str | Sequence[str] | None = None,
+    ) -> "Grid":
+        """The smallest box outside which the steady state of a process has less than `mass`.
+
+        Each side lies where the mass beyond it falls to mass/(number of sides): no box with less outside is shorter
+        along an axis than that between the quantiles `mass` and 1 − `mass`, and this one is longer by a few per cent
+        for Gaussian tails and 1e-12, by at most a factor 2 for the masses allowed.
+
+        Parameters
+        ----------
+        process : Process in one to three variables at a constant temperature, or anything with its methods.
+        mass : from 1e-200 to 0.01.
+        shape : cells per axis, one number for all or one per axis. None resolves the scale of the density,
+            ℓ_i = [E (∂_i log ρ)²]^{−½} (the standard deviation of a Gaussian given the other variables), by 20 cells in
+            one dimension, 5 in two, 2.5 in three; at least 64, 32, 16 per axis and at most 20000, 400, 48.
+        boundary : as in `Grid`; None makes the axes that are periodic in the process periodic, over their period, and
+            the others reflecting.
+
+        Where the process knows its Φ, the box is read off e^{−Φ/T}. Otherwise coarse steady states of `FokkerPlanck`
+        are solved, on boxes around the attractors of the drift that grow until nothing is left at their sides, then
+        shrink: seconds in two and three variables, and tails known within a factor of ten, which is allowed for.
+        A side never passes an end of the process's domain. Where the density has not died out there, the box ends
+        there too: that end is then a wall, and nothing is counted beyond it; `wall_mass` of the steady state says how
+        much sits beside it.
+
+        Raises ValueError where there is no such box: the mass goes on spreading (no steady state, or power-law
+        tails), or a grid of the largest shape, or of the one given, would have cells wider than ℓ. When not to use
+        it: a well that neither the lattice of first looks nor the drift finds is missed.
+
+        >>> from sde_sgd.landscapes import get
+        >>> Grid.around(get("double_well").at_temperature(0.1), shape=96).shape
+        (96, 96)
+        """
+        from . import _box, _checks
+
+        mass = _checks.positive("mass", mass)
+        if not 1e-200 <= mass <= 0.01:
+            raise ValueError(f"mass must be from 1e-200 to 0.01, got {mass:g}; it is what may lie outside the box")
+        dim = getattr(process, "dim", 1)
+        given = None if shape is None else _counts(shape)
+        if given is not None and len(given) not in (1, dim):
+            raise ValueError(
+                f"shape has {len(given)} entries for {dim} variables; give one number, or one per variable"
+            )
+        box = _box.find(process, mass)
+        periodic = process.domain.periodic
+        if boundary is None:
+            boundary = ["periodic" if wraps else "reflecting" for wraps in periodic]
+        walls = _walls(boundary, dim)
+        for name, wraps, wall in zip(process.variables, periodic, walls):
+            if wraps != (wall == "periodic"):
+                raise ValueError(
+                    f"{name} is {'periodic' if wraps else 'not periodic'} in the process, but its boundary here is "
+                    f"{wall!r}; leave boundary out, or make them agree"
+                )
+        needed = (box.upper - box.lower) / box.scale
+        if given is None:
+            cells, fewest, most = _FINENESS[dim]
+            counts = np.clip(np.ceil(cells * needed), fewest, most).astype(int)
+        else:
+            counts, most = np.array(given * dim if len(given) < dim else given), _FINENESS[dim][2]
+        for name, n, least in zip(process.variables, counts.tolist(), needed):
+            if least > max(n, most):
+                raise ValueError(
+                    f"the box that holds all but {mass:g} is {least:.3g} times as long in {name} as the scale of the "
+                    f"density there: {max(n, most)} cells do not resolve it. Ask for more cells by shape, allow more "
+                    "mass outside, or simulate paths (power-law tails fit no grid of equal cells)"
+                )
+        return cls(box.lower.tolist(), box.upper.tolist(), tuple(counts.tolist()), boundary=walls)
 
     @property
     def dim(self) -> int:

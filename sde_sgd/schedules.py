@@ -1,14 +1,18 @@
 """Temperatures and learning rates as functions of time: callables that take arrays and print as they are made.
 
 A schedule given as the temperature of a process is a function of time t; given as a learning rate, of the number of
-steps done.
+steps done. `breakpoints(end)` names the times below `end` at which one jumps or turns.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import _checks
+
+_MOST_TURNS = 10_000
 
 __all__ = ["Annealing", "Cyclic", "StepDecay", "Trapezoid"]
 
@@ -28,6 +32,9 @@ class Annealing:
         share = np.clip(np.asarray(t, float) / self.duration, 0.0, 1.0)
         return self.start * (self.end / self.start) ** share
 
+    def breakpoints(self, end: float) -> list[float]:
+        return _before(end, [self.duration])
+
 
 @dataclass(frozen=True)
 class Cyclic:
@@ -45,6 +52,11 @@ class Cyclic:
     def __call__(self, t):
         phase = np.asarray(t, float) / self.period
         return self.low + (self.high - self.low) * (1.0 - np.abs(1.0 - 2.0 * (phase - np.floor(phase))))
+
+    def breakpoints(self, end: float) -> list[float]:
+        """Every half period; of more than 10,000 the first, as steps that short see each turn anyway."""
+        half = 0.5 * self.period
+        return _before(end, (half * i for i in range(1, min(_MOST_TURNS, math.ceil(end / half)))))
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,9 @@ class Trapezoid:
         corners = np.cumsum([0.0, self.rise, self.hold, self.fall])
         return np.interp(np.asarray(t, float), corners, [self.floor, self.peak, self.peak, self.floor])
 
+    def breakpoints(self, end: float) -> list[float]:
+        return _before(end, np.cumsum([self.rise, self.hold, self.fall]))
+
 
 @dataclass(frozen=True)
 class StepDecay:
@@ -87,6 +102,13 @@ class StepDecay:
 
     def __call__(self, t):
         return self.start * self.factor ** np.searchsorted(self.at, np.asarray(t, float), side="right")
+
+    def breakpoints(self, end: float) -> list[float]:
+        return _before(end, self.at)
+
+
+def _before(end: float, times: Iterable[float]) -> list[float]:
+    return [float(t) for t in times if 0.0 < t < end]
 
 
 def _positive(schedule, *names: str) -> None:

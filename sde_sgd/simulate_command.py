@@ -1,12 +1,13 @@
 """The sub-command `sde-sgd simulate`: what is asked, as one configuration. Heavy imports live inside the functions."""
 
-import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ._command import assignment, merged, numbers, read, spelled_out, start_of
 
 if TYPE_CHECKING:
     from .process import Process
@@ -66,11 +67,11 @@ def simulate(
     from .results import Run
 
     given = {
-        **dict(landscape=landscape, temperature=temperature, start=None if start is None else _numbers(start)),
+        **dict(landscape=landscape, temperature=temperature, start=None if start is None else numbers(start)),
         **dict(step=step, steps=steps, paths=paths, scheme=scheme, walls=walls, burn_in=burn_in, every=every),
         **dict(save_every=save_every, dtype=dtype, seed=seed, step_bias=step_bias),
     }
-    process, resolved = resolve(_read(config) if config else {}, given, dict(map(_assignment, parameter or [])))
+    process, resolved = resolve(read(config) if config else {}, given, dict(map(assignment, parameter or [])))
     console = Console(quiet=quiet)
     run = Run("simulate", resolved, root=root, fresh=fresh)
     if fresh:
@@ -103,16 +104,7 @@ def resolve(
     from .paths._simulate import DTYPES
     from .paths._walls import WALLS
 
-    for key in file:
-        if key not in _KEYS:
-            raise ValueError(f"the configuration has no setting {key!r}{_checks.nearest(key, _KEYS)}")
-    if file.get("landscape", options["landscape"]) != options["landscape"]:
-        raise ValueError(f"the configuration is of {file['landscape']!r}, and {options['landscape']!r} was asked for")
-    asked = {**file, **{key: value for key, value in options.items() if value is not None}}
-    kept = file.get("parameters", {})
-    if not isinstance(kept, Mapping):
-        raise ValueError(f"parameters must be a table of names and values, got {kept!r}")
-    parameters = {**kept, **parameters}
+    asked, parameters = merged(file, options, parameters, _KEYS)
     landscape = get(asked["landscape"], **parameters)
     process = landscape.at_temperature(asked.get("temperature"))
 
@@ -125,7 +117,7 @@ def resolve(
     walls = _checks.choice("walls", asked.get("walls", "none"), ("none", *WALLS))
     scheme = asked.get("scheme", "auto")
     chosen, _, _ = choose(process, scheme, dtype, end_points=walls != "none")
-    at = _start(process, asked.get("start"))
+    at = start_of(process, asked.get("start"))
     paired = chosen.increments == "normal" and walls != "absorb"
     bias = asked.get("step_bias", paired)
     if not isinstance(bias, bool):
@@ -145,40 +137,7 @@ def resolve(
     }  # fmt: skip
     if "save_every" in asked:
         resolved["save_every"] = _checks.whole("save_every", asked["save_every"], 1, steps)
-    return process, resolved | {"parameters": _spelled_out(asked["landscape"], parameters)}
-
-
-def _spelled_out(landscape: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the entry's defaults, so that naming a default asks the same question."""
-    from .landscapes._catalogue import _ENTRIES
-
-    defaults = {name: p.default for name, p in inspect.signature(_ENTRIES[landscape]).parameters.items()}
-    return {**defaults, **parameters}
-
-
-def _start(process: "Process", given: Any) -> list[float]:
-    """The start as a list: the one given, or the known fixed point nearest to the centre of the domain, or the centre.
-
-    Where the drift is not defined at the centre, it is a point an eighth of the domain away from it.
-    """
-    import numpy as np
-
-    from .paths._ensemble import starts
-
-    low, high = process.domain.lower, process.domain.upper
-    if given is not None:
-        return starts(given, 1, process.dim, process.domain).ravel().tolist()
-    bounded = np.isfinite(low) & np.isfinite(high)
-    centre = np.where(bounded, (np.where(bounded, low, 0.0) + np.where(bounded, high, 0.0)) / 2, np.clip(0, low, high))
-    known = process.landscape.known_fixed_points(process.constant_temperature)
-    if known is not None and len(known):
-        inside = known[((known >= low) & (known <= high)).all(-1)]
-        if len(inside):
-            return inside[np.linalg.norm(inside - centre, axis=-1).argmin()].tolist()
-    with np.errstate(all="ignore"):
-        if np.isfinite(process.drift(centre)).all():
-            return centre.tolist()
-    return (centre + np.where(bounded, np.where(bounded, high - low, 0.0) / 8, 1.0)).tolist()
+    return process, resolved | {"parameters": spelled_out(asked["landscape"], parameters)}
 
 
 def _default_step(process: "Process", start: list[float]) -> float:
@@ -198,32 +157,3 @@ def _default_step(process: "Process", start: list[float]) -> float:
     power = int(np.floor(np.log10(longest)))
     digit = next((d for d in (5, 2) if d * (1 - 1e-12) <= longest / 10.0**power), 1)
     return float(f"{digit}e{power}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except ValueError as fault:
-        raise ValueError(f"{path} is not TOML: {fault}") from None
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r}")
-    words = {"true": True, "false": False}
-    if value.strip().lower() in words:
-        return name.strip(), words[value.strip().lower()]
-    numbers = _numbers(value, f"parameter {name.strip()}")
-    return name.strip(), numbers if "," in value else numbers[0]
-
-
-def _numbers(text: str, what: str = "start") -> list[int | float]:
-    """Numbers parted by commas; whole ones stay whole."""
-    try:
-        return [int(part) if part.strip().lstrip("+-").isdecimal() else float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{what} must be numbers parted by commas, got {text!r}") from None

@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg as la
 
 from sde_sgd.fokker_planck import FokkerPlanck
+from sde_sgd.fokker_planck._drop import drop3
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
 from sde_sgd.process import Process
@@ -104,6 +106,48 @@ def test_second_order(process, half, log_exact):
     assert errors[-1] < 2e-3 and abs(orders[-1] - 2.0) < 0.1, (errors, orders)
 
 
+F_THREE = np.array([[1.0, 0.7, -0.3], [-0.7, 1.4, 0.5], [0.3, -0.4, 0.9]])
+D_THREE = np.array([[1.0, 0.35, -0.2], [0.35, 0.7, 0.15], [-0.2, 0.15, 0.5]])
+
+
+def ornstein_uhlenbeck_error(cells, F=F_THREE, D=D_THREE, temperature=0.3):
+    """L1 error in 3-D against the Gaussian of Lyapunov's equation, in a box of 5 deviations; and the generator."""
+    names = ("x", "y", "z")
+    drift = ["-(" + " + ".join(f"({f})*{v}" for f, v in zip(row, names)) + ")" for row in F]
+    process = Process(drift, D.tolist(), temperature, variables=names)
+    covariance = la.solve_continuous_lyapunov(F, 2 * temperature * D)
+    half = 5 * np.sqrt(np.diag(covariance))
+    fp = FokkerPlanck(process, Grid(-half, half, (cells,) * 3))
+    x = fp.grid.centers()
+    exact = np.exp(-0.5 * np.einsum("...i,ij,...j", x, la.inv(covariance), x))
+    exact /= exact.sum() * fp.grid.cell_volume
+    return np.abs(fp.steady_state().values - exact).sum() * fp.grid.cell_volume, fp
+
+
+def test_second_order_in_three_dimensions():
+    """A rotating drift and a full D; the cells are not cubes."""
+    (coarse, _), (fine, fp) = ornstein_uhlenbeck_error(14), ornstein_uhlenbeck_error(22)
+    check_chain(fp)
+    assert fp.attrs["added_diffusion_max"] == 0.0 and not fp.detailed_balance
+    assert abs(np.log(coarse / fine) / np.log(22 / 14) - 2.0) < 0.1, (coarse, fine)
+
+
+@pytest.mark.evidence(table="order_3d")
+def test_order_in_three_dimensions(table):
+    cells = (16, 24, 32, 40)
+    errors = [ornstein_uhlenbeck_error(n)[0] for n in cells]
+    orders = [np.log(a / b) / np.log(m / n) for a, b, n, m in zip(errors, errors[1:], cells, cells[1:])]
+    rows = [(f"{n}³", f"{e:.3g}", o) for n, e, o in zip(cells, errors, ["", *(f"{o:.3f}" for o in orders)])]
+    note = "Drift that rotates, full D, box of 5 standard deviations; against the covariance of Lyapunov's equation."
+    table(
+        "L1 error of the density of a three-dimensional Ornstein-Uhlenbeck process",
+        ("grid", "error", "order"),
+        rows,
+        note,
+    )
+    assert max(abs(o - 2.0) for o in orders) < 0.1, orders
+
+
 def test_a_known_potential_gives_the_gibbs_state_exactly():
     process = rotating_tensor(33.0)
     process = SimpleNamespace(
@@ -120,6 +164,22 @@ def test_counterexample_without_the_itô_term_the_density_is_wrong():
     process = rotating_tensor(33.0)
     process.diffusion_divergence = lambda x: np.zeros_like(x)
     assert l1_error(process, 4.0, 64, lambda x, y: -well(x, y)) > 0.05
+
+
+def test_the_three_dimensional_solve_keeps_its_digits():
+    """δ·D⁻¹f for units that differ by 10¹² between the axes, as in 40-digit arithmetic."""
+    rng = np.random.default_rng(0)
+    unit = np.diag([1e-6, 1.0, 1e6])
+    factors = rng.normal(size=(50, 3, 3))
+    correlated = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(3)
+    here = unit @ correlated @ unit
+    force, delta = rng.normal(size=(2, 50, 3)) @ unit
+    nothing = np.zeros(50)
+    found = drop3(here, force, delta, nothing, nothing, nothing)
+    with mpmath.workdps(40):
+        exact = [float((mpmath.matrix(d).T * mpmath.lu_solve(mpmath.matrix(m.tolist()), mpmath.matrix(f)))[0])
+                 for m, f, d in zip(here, force, delta)]  # fmt: skip
+    np.testing.assert_allclose(found, exact, rtol=1e-11)
 
 
 # any field at all -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sde_sgd import _memory
-from sde_sgd.fokker_planck import FokkerPlanck
+from sde_sgd.fokker_planck import FokkerPlanck, _inputs
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
 from sde_sgd.potential import decompose
@@ -22,6 +22,7 @@ def two_variables(diffusion, drift=lambda x, y: (-x, -y)):
     return Process(drift, diffusion, 1.0, variables=("x", "y"), diffusion_divergence=lambda x, y: (0 * x, 0 * x))
 
 
+ROUND = Grid(-1, 1, 8, boundary="periodic")
 SQUARE = Grid((-1, -1), (1, 1), (8, 8))
 
 
@@ -43,6 +44,36 @@ SQUARE = Grid((-1, -1), (1, 1), (8, 8))
             SQUARE,
             "eigenvalue is -0.5",
         ),
+        (
+            one_variable("-x", domain=((-1, 1, "periodic"),)),
+            ROUND,
+            "drift jumps by 2 across the periodic axis x, from -1",
+        ),
+        (one_variable("sin(pi*x) + x**3/1e6", domain=((-1, 1, "periodic"),)), ROUND, "drift jumps by 2e-06 across"),
+        (
+            one_variable("sin(pi*x)", "2 + x", domain=((-1, 1, "periodic"),)),
+            ROUND,
+            r"diffusion jumps by 2 across the periodic axis x, from 3 at \(1.0,\) to 1 at \(-1.0,\); what is periodic",
+        ),
+        (
+            Process(
+                ("0", "0"),
+                (("1", "0"), ("0", "1 + x*y**2")),
+                1.0,
+                variables=("x", "y"),
+                domain=((-1, 1), (0, 1, "periodic")),
+            ),
+            Grid((-1, 0), (1, 1), (8, 8), boundary=("reflecting", "periodic")),
+            r"diffusion jumps by 0.875 across the periodic axis y, from .* at \(-0.875, 1.0\)",
+        ),
+        (
+            Landscape(
+                ("x", "y", "z"), "x**2", diffusion=(("1", "0", "0"), ("0", "1", "x*y*z"), ("0", "x*y*z", "0.1"))
+            ).at_temperature(1.0),
+            Grid((-2,) * 3, (2,) * 3, (8,) * 3),
+            r"smallest eigenvalue is -4.828.* at \(-1.75, -1.75, -1.75\)",
+        ),
+        (one_variable(), Grid((-1,) * 3, (1,) * 3, (8,) * 3), "the process has 1 variables"),
         (two_variables(lambda x, y: ((x + np.inf, 0 * x), (0 * x, 1 + 0 * x))), SQUARE, "diffusion is .* at"),
     ],
 )
@@ -52,10 +83,7 @@ def test_faults_are_named(process, grid, words):
         FokkerPlanck(process, grid)
 
 
-def test_three_dimensions_and_other_arguments_are_refused():
-    three = Landscape(("x", "y", "z"), "x**2 + y**2 + z**2").at_temperature(1.0)
-    with pytest.raises(ValueError, match="1-D and 2-D"):
-        FokkerPlanck(three, Grid((-1,) * 3, (1,) * 3, (8,) * 3))
+def test_other_arguments_are_refused():
     for wrong in (0, 17, 2.0, True):
         with pytest.raises(ValueError, match="max_offset must be a whole number from 1 to 16"):
             FokkerPlanck(one_variable(), Grid(-1, 1, 8), max_offset=wrong)
@@ -123,6 +151,22 @@ def test_memory_is_refused_before_it_is_taken(monkeypatch):
     monkeypatch.setattr(_memory, "available_bytes", lambda: 2**20)
     with pytest.raises(ValueError, match="64 × 64 cells needs about"):
         fp.steady_state()
+
+
+@pytest.mark.parametrize("shape", [(3000, 2000), (150, 150, 90), (400, 400, 5)])
+def test_the_refusal_of_a_large_grid_says_what_fits(monkeypatch, shape):
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 2**32)
+    variables = ("x", "y", "z")[: len(shape)]
+    process = Landscape(variables, " + ".join(f"{v}**2" for v in variables)).at_temperature(1.0)
+    grid = Grid((-1,) * len(shape), (1,) * len(shape), shape)
+    with pytest.raises(ValueError, match=r"needs about .* GiB.*; use fewer cells \(about [0-9 ×]+ fit\)") as refused:
+        FokkerPlanck(process, grid)
+    fitting = tuple(int(n) for n in str(refused.value).split("about ")[-1].split(" fit")[0].split("×"))
+    assert 0.1 * np.prod(shape) ** 0.5 < np.prod(fitting) < np.prod(shape)
+    smaller = Grid(grid.lower, grid.upper, fitting)
+    assert 0.05 * 2**31 < _inputs.least_bytes(smaller) <= 2**31
+    with pytest.raises(ValueError, match=r"available; use fewer cells or a smaller box$"):
+        _inputs.check_memory(2**80, "the steady state", grid)
 
 
 def test_noise_that_vanishes_where_the_drift_does_not():

@@ -146,7 +146,7 @@ FAULTS = {
     ),
     "is a schedule of time, and this needs a number": lambda: sde.FokkerPlanck(
         LINE.at_temperature(COOLING), sde.Grid(-3, 3, 16)
-    ),
+    ).steady_state(),
     "this needs a number; make the process at_temperature": lambda: LINE.at_temperature(COOLING).drift([0.0]),
     "start must be a finite number > 0, got 0": lambda: schedules.Annealing(0, 1, 1),
     "duration must be": lambda: schedules.Annealing(1, 1, float("inf")),

@@ -13,10 +13,16 @@ from ._style import svg as svg
 from .current import plot_current as plot_current
 from .densities import plot_densities as plot_densities
 from .densities import plot_density as plot_density
+from .densities import plot_log_density as plot_log_density
 from .distance import PowerLaw as PowerLaw
 from .distance import fit_power_law as fit_power_law
 from .distance import plot_distance as plot_distance
+from .evolution import animate_density as animate_density
+from .evolution import plot_evolution as plot_evolution
+from .free_energy import plot_free_energy as plot_free_energy
 from .lag_covariance import plot_lag_covariance as plot_lag_covariance
+from .marginals import plot_marginals as plot_marginals
+from .modes import plot_modes as plot_modes
 from .paths import plot_paths as plot_paths
 from .potential import plot_potential_against_loss as plot_potential_against_loss
 from .schedule import plot_schedule as plot_schedule

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sde_sgd import _checks
+
 from ._style import (
     EMPTY,
+    INK,
     axes_or_new,
     colour_bar,
     frame,
@@ -33,7 +36,7 @@ def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = 
     """A density over one variable as a line, over two as a map with a colour bar.
 
     `density` has one or two dimensions, named after the variables and with coordinates. `log=True` shows
-    eight decades below the peak. Raises ValueError for more dimensions: marginalise first (`.sum`, `.isel`).
+    eight decades below the peak. Raises ValueError for more dimensions: see `plot_marginals`.
     """
     if density.ndim == 1:
         ax = axes_or_new(ax)
@@ -43,6 +46,38 @@ def plot_density(density: "xr.DataArray", ax: "Axes | None" = None, log: bool = 
     ax = map_axes_or_new(ax, x, y)
     mesh = _mesh(ax, density, _scale([density], log))
     colour_bar(ax.figure, ax, mesh, "density", extend="min" if log else "neither")
+    return ax
+
+
+@styled
+def plot_log_density(log_density: "xr.DataArray", ax: "Axes | None" = None, decades: float | None = None) -> "Axes":
+    """log₁₀ ρ from log ρ, as `log_steady_state` gives it, however far down: a line, or a map with contours.
+
+    `log_density` has one or two dimensions and natural logarithms, which may be far below those of float64 numbers;
+    `decades` cuts it that far below its peak. Raises ValueError for more dimensions, or where all is −∞.
+    """
+    values = log_density / math.log(10.0)
+    peak = float(values.max())
+    if not math.isfinite(peak):
+        raise ValueError(f"the logarithm of a density must be finite at its peak, got {peak}")
+    least = -math.inf if decades is None else peak - _checks.positive("decades", decades)
+    values = values.where(np.isfinite(values) & (values >= least))
+    if values.ndim == 1:
+        ax = axes_or_new(ax)
+        name = values.dims[0]
+        ax.plot(np.asarray(values[name], float), np.asarray(values, float))
+        ax.set(xlabel=name, ylabel="log₁₀ density")
+        ax.margins(x=0)
+        return ax
+    x_name, y_name, x, y, shown = plane(values, "the logarithm of a density")
+    ax = map_axes_or_new(ax, x, y)
+    ax.set_facecolor(EMPTY)
+    masked = np.ma.masked_invalid(shown).T
+    mesh = ax.pcolormesh(x, y, masked, cmap=_COLOURS, shading="nearest", rasterized=True)
+    if np.ptp(masked.compressed()) > 0.0:
+        ax.contour(x, y, masked, levels=10, colors=INK, linewidths=0.5, linestyles="solid", alpha=0.45)
+    colour_bar(ax.figure, ax, mesh, "log₁₀ density")
+    frame(ax, (x_name, y_name), x, y)
     return ax
 
 

@@ -16,14 +16,19 @@ _MOST = 3  # variables in one figure
 
 
 @styled
-def plot_lag_covariance(result: "xr.Dataset", variables: Sequence[str] | None = None) -> "Figure":
+def plot_lag_covariance(result: "xr.Dataset | xr.DataArray", variables: Sequence[str] | None = None) -> "Figure":
     r"""C(t) with its standard errors: above, the components of (C + Cᵀ)/2; below, those of (C − Cᵀ)/2.
 
-    `result` has `lag_covariance` and `lag_covariance_error`, as a run with a `LagCovariance` leaves them. The lower
+    `result` has `lag_covariance` and `lag_covariance_error`, as a run with a `LagCovariance` leaves them; or it is what
+    `FokkerPlanck.lag_covariance` gives, drawn as lines, for it has no statistical error. The lower
     panel is 0 where detailed balance holds; it is left out for one variable. Its bars, and those of the mixed
     components above, are means of the errors of C_ij and C_ji: at least the standard error of the sum and difference.
     `variables` names one to three to draw; by default all, of which there are then not more.
     """
+    exact = getattr(result, "name", None) == "lag_covariance" and "time" in result.dims
+    if exact:
+        result = result.rename(time="lag").assign_coords(lag_time=("lag", result["time"].values)).to_dataset()
+        result["lag_covariance_error"] = 0.0 * result["lag_covariance"]
     if "lag_covariance" not in result:
         raise ValueError("there is no lag covariance to draw; run with observables=LagCovariance(lags)")
     known = [str(name) for name in result["variable"].to_numpy()]
@@ -63,8 +68,18 @@ def plot_lag_covariance(result: "xr.Dataset", variables: Sequence[str] | None = 
 
 def _bars(ax, x: np.ndarray, y: np.ndarray, error: np.ndarray, label: str, colour: str | None = None):
     """A line with error bars; returns it as a one-tuple."""
-    marker = "o" if len(x) <= 40 else "none"
+    exact = not error.any()
+    marker = "o" if len(x) <= 40 and not exact else "none"
     container = ax.errorbar(
-        x, y, error, marker=marker, ms=3.5, lw=1.2, elinewidth=1.0, capsize=2.0, label=label, color=colour
+        x,
+        y,
+        None if exact else error,
+        marker=marker,
+        ms=3.5,
+        lw=1.2,
+        elinewidth=1.0,
+        capsize=2.0,
+        label=label,
+        color=colour,
     )
     return container.lines[:1]

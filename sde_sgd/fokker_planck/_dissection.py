@@ -120,7 +120,8 @@ def _dissect(position, pointer, neighbour, leaf):
             else:
                 scratch[put_left] = c
                 put_left += 1
-        order[lo:hi] = scratch[lo:hi]
+        for s in range(lo, hi):  # not by slices: Numba would compile the message of an error for 4 s
+            order[s] = scratch[s]
         end_of[hi - separators] = hi
         if lefts > 0:
             todo[waiting, 0], todo[waiting, 1] = lo, lo + lefts
@@ -159,7 +160,8 @@ def _fronts(order, start, end, children, pointer, neighbour):
             room += front_pointer[c + 1] - front_pointer[c]
         while filled + room > front.size:
             larger = np.empty(2 * front.size, np.int64)
-            larger[:filled] = front[:filled]
+            for s in range(filled):
+                larger[s] = front[s]
             front = larger
         for s in range(start[q], top):
             front[filled] = order[s]
@@ -180,13 +182,14 @@ def _fronts(order, start, end, children, pointer, neighbour):
                     seen[y] = q
                     front[filled] = y
                     filled += 1
-            live -= (front_pointer[c + 1] - front_pointer[c] - pivots) ** 2
+            rest = front_pointer[c + 1] - front_pointer[c] - pivots
+            live -= rest * (rest + 1)
         depth -= children[q]
         stack[depth] = q
         depth += 1
         front_pointer[q + 1] = filled
         size, pivots = filled - begin, top - start[q]
-        live += (size - pivots) ** 2
+        live += (size - pivots) * (size - pivots + 1)  # one more column: the leaks
         peak = max(peak, live)
         largest = max(largest, size)
         factor += pivots * size - pivots * (pivots + 1) // 2
@@ -215,7 +218,10 @@ class Dissection:
     @property
     def bytes(self) -> int:
         """Bytes that elimination holds at its peak: 16 per entry (mantissa and exponent)."""
-        return 16 * (self.factor_entries + self.peak_stack + self.largest_front**2) + 8 * self.front.size
+        return (
+            16 * (self.factor_entries + self.peak_stack + self.largest_front * (self.largest_front + 1))
+            + 8 * self.front.size
+        )
 
 
 def dissect(tail: np.ndarray, head: np.ndarray, position: np.ndarray) -> Dissection:

@@ -11,17 +11,20 @@ pair never is. Edges along reflecting walls have more conductance: see `_walls`.
 Source: Scharfetter & Gummel (1969), IEEE Trans. Electron Devices 16.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sde_sgd.grid import Grid
 
-from . import _walls
-from ._inputs import at_points
-from ._selling import selling
+from ._drop import drop2, drop3
+from ._inputs import at_points, smallest_eigenvalue
+from ._pattern import Pattern
 
 _PECLET_CEILING = 1e10  # per cell; beyond, only the drift matters, and exponents must not overflow on the way
+_CHUNK = 1 << 16  # edges whose forces are taken at a time: their arrays stay in cache
 _PECLET_LIMIT = 1e13  # of an edge: times the cells of any grid that fits in memory, within 2^57 octaves
 
 
@@ -34,7 +37,11 @@ def bernoulli(z: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Edges:
-    """Edge list of a generator; `leak` is the rate at which each cell loses mass through absorbing walls."""
+    """Edge list of a generator; `leak` is the rate at which each cell loses mass through absorbing walls.
+
+    Edges of the same offset stand together, and every cell is the tail of at most one of them and the head of at
+    most one: the edges of offsets[i] are first[i] : first[i + 1].
+    """
 
     tail: np.ndarray
     head: np.ndarray
@@ -43,6 +50,17 @@ class Edges:
     peclet: np.ndarray  # P, dimensionless
     leak: np.ndarray  # (cells,)
     leak_moment: np.ndarray  # (cells, d): Σ rate·δ over the edges that end on an absorbing wall
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Where the edges of each offset begin, and the number of edges, (k + 1,)."""
+        changes = (self.offset[1:] != self.offset[:-1]).any(axis=1)
+        return np.concatenate([[0], 1 + np.flatnonzero(changes), [len(self.offset)]])
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """The different offsets, (k, d)."""
+        return self.offset[self.first[:-1]]
 
     def rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Forward and backward rate of every edge; 0 where float64 cannot hold the smaller one."""
@@ -53,6 +71,11 @@ class Edges:
         size = np.abs(self.peclet)
         downhill = np.log(self.conductance) + np.log(bernoulli(-size))
         return downhill - np.maximum(-self.peclet, 0.0), downhill - np.maximum(self.peclet, 0.0)
+
+    def gather(self, at_tail: np.ndarray, at_head: np.ndarray) -> np.ndarray:
+        """Σ over the edges at each cell: of `at_tail` where it is their tail, of `at_head` where it is their head."""
+        cells = self.leak.size
+        return np.bincount(self.tail, at_tail, cells) + np.bincount(self.head, at_head, cells)
 
     def extended_rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates as mantissas and binary exponents, interleaved: entry 2e is forward, 2e + 1 backward."""
@@ -69,52 +92,73 @@ class Edges:
         )
 
 
-def build(process, grid: Grid, diffusion: np.ndarray, max_offset: int) -> tuple[Edges, np.ndarray]:
-    """Edges of the generator on the grid, and the isotropic diffusion ε added to each cell.
+def build(process, pattern: Pattern) -> Edges:
+    """The edges of a pattern with the rates of a process at its temperature."""
+    temperature = float(process.temperature)
 
-    `diffusion` is D at the cell centres, (cells, d, d), checked and symmetric.
-    """
-    potential, centers = process.equilibrium_potential, grid.centers().reshape(-1, grid.dim)
-    least = 0.0 if potential is not None else _least_diffusion(process, grid, centers)
-    weight, offset, added = selling(diffusion, grid.spacing, _walls.reach(grid, max_offset), least)
-    weight, offset = _walls.with_edges_along(grid, weight, offset)
-    tails, heads, steps, conductances = [], [], [], []
-    for e in _distinct(offset[weight > 0.0]):
-        own = np.where((offset == e).all(axis=2), weight, 0.0).sum(axis=1)
-        tail, head = _pairs(grid, e)
-        mean = 0.5 * (own[tail] + own[head])
-        keep = mean > 0.0
-        tails.append(tail[keep])
-        heads.append(head[keep])
-        conductances.append(process.temperature * mean[keep])
-        steps.append(np.broadcast_to(e, (int(keep.sum()), grid.dim)))
-    tail, head = np.concatenate(tails), np.concatenate(heads)
-    step, conductance = np.concatenate(steps), np.concatenate(conductances)
-    if potential is None:
-        start = centers[tail]
-        ends = diffusion[tail], diffusion[head], 0.5 * (added[tail] + added[head])
-        peclet = _drop(process, grid, start, step * grid.spacing, *ends)
+    def peclet(*places) -> np.ndarray:
+        return _drop(process, pattern, _drift_less_spread, *places) / temperature
+
+    if process.equilibrium_potential is None:
+        along = _along_edges(pattern, peclet)
     else:
-        phi = at_points(potential, "the equilibrium potential", centers, ())
-        peclet = (phi[tail] - phi[head]) / process.temperature
-    if not (np.abs(peclet) <= _PECLET_LIMIT).all():
-        at = centers[tail[int(np.argmax(~(np.abs(peclet) <= _PECLET_LIMIT)))]]
-        raise ValueError(
-            f"the cell Péclet number exceeds {_PECLET_LIMIT:g} near {tuple(at.tolist())}: "
-            "temperature or diffusion is too small for the drift there"
-        )
-    leak, moment = _leaks(process, grid, diffusion, added, weight, offset, centers)
-    return Edges(tail, head, step, conductance, peclet, leak, moment), added
+        along = _potential_drop(process, pattern) / temperature
+    return _finished(pattern, temperature, along, _along_leaks(pattern, peclet))
 
 
-def _least_diffusion(process, grid: Grid, centers: np.ndarray) -> np.ndarray:
+def parts(process, pattern: Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A and C of P = A/T − C, for edges and for leaks, of a process whose b does not depend on T."""
+
+    def pushed(*places) -> np.ndarray:
+        return _drop(process, pattern, lambda process, x: _force(process, x)[0], *places)
+
+    def spread(*places) -> np.ndarray:
+        return _drop(process, pattern, lambda process, x: _force(process, x)[1], *places)
+
+    leaks = _along_leaks(pattern, pushed), _along_leaks(pattern, spread)
+    if process.equilibrium_potential is not None:
+        return _potential_drop(process, pattern), np.zeros(pattern.tail.size), *leaks
+    return _along_edges(pattern, pushed), _along_edges(pattern, spread), *leaks
+
+
+def of_parts(pattern: Pattern, parts: tuple[np.ndarray, ...], temperature: float) -> Edges:
+    """The edges at a temperature, from what `parts` returns: without evaluating b or D anew."""
+    push, spread, leak_push, leak_spread = parts
+    return _finished(pattern, temperature, push / temperature - spread, leak_push / temperature - leak_spread)
+
+
+def forces_at_centers(process, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """b and div D at the cell centres, (cells, d) each."""
+    return _force(process, _centers(grid))
+
+
+def least_diffusion(drift: np.ndarray, divergence: np.ndarray, temperature: float, grid: Grid) -> np.ndarray:
     """ε that keeps |P| ≤ 10¹⁰ where D vanishes but the drift does not: the edge there is upwind.
 
     Upwinding itself acts like a diffusion |b|h/2T; this ε is smaller than that by 2·10⁻¹⁰.
     """
-    drift, divergence = _force(process, centers)
-    size = np.linalg.norm(drift - process.temperature * divergence, axis=1)
-    return size * grid.spacing.max() / (process.temperature * _PECLET_CEILING)
+    size = np.linalg.norm(drift - temperature * divergence, axis=1)
+    return size * grid.spacing.max() / (temperature * _PECLET_CEILING)
+
+
+def _centers(grid: Grid) -> np.ndarray:
+    return grid.centers().reshape(-1, grid.dim)
+
+
+def _finished(pattern: Pattern, temperature: float, peclet: np.ndarray, leak_peclet: np.ndarray) -> Edges:
+    if not (np.abs(peclet) <= _PECLET_LIMIT).all():
+        at = _centers(pattern.grid)[pattern.tail[int(np.argmax(~(np.abs(peclet) <= _PECLET_LIMIT)))]]
+        raise ValueError(
+            f"the cell Péclet number exceeds {_PECLET_LIMIT:g} near {tuple(at.tolist())}: "
+            "temperature or diffusion is too small for the drift there"
+        )
+    # an edge cut at the fraction s of δ: the gradient is taken over the shorter length s|δ|
+    rate = temperature * pattern.leak_weight / pattern.leak_share * bernoulli(-leak_peclet)
+    cells, delta = pattern.grid.size, pattern.leak_step * pattern.grid.spacing
+    leak = np.bincount(pattern.leak_cell, rate, cells)
+    moment = np.stack([np.bincount(pattern.leak_cell, rate * steps, cells) for steps in delta.T], axis=1)
+    conductance = temperature * pattern.mean
+    return Edges(pattern.tail, pattern.head, pattern.offset, conductance, peclet, leak, moment)
 
 
 def _force(process, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,89 +170,53 @@ def _force(process, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _distinct(offsets: np.ndarray) -> np.ndarray:
-    """The different rows of (n, d) offsets; they fit in a byte, so one number stands for a row."""
-    _, first = np.unique(offsets @ 256 ** np.arange(offsets.shape[1]), return_index=True)
-    return offsets[first]
+def _drift_less_spread(process, x: np.ndarray) -> np.ndarray:
+    """b − T div D at points (n, d): taken together, so that where they cancel the rest keeps its digits."""
+    drift, divergence = _force(process, x)
+    return drift - process.temperature * divergence
 
 
-def _pairs(grid: Grid, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of all cells x and x + e that are both on the grid."""
-    tails, heads = [], []
-    for cells, periodic, step in zip(grid.shape, grid.periodic, e):
-        i = np.arange(cells)
-        j = i + step
-        inside = np.full(cells, True) if periodic else (j >= 0) & (j < cells)
-        tails.append(i[inside])
-        heads.append(j[inside] % cells)
-    return tuple(
-        np.ravel_multi_index(tuple(np.meshgrid(*ends, indexing="ij")), grid.shape).ravel() for ends in (tails, heads)
-    )  # type: ignore[return-value]
+def _potential_drop(process, pattern: Pattern) -> np.ndarray:
+    """Φ(x) − Φ(x + δ) of every edge."""
+    phi = at_points(process.equilibrium_potential, "the equilibrium potential", _centers(pattern.grid), ())
+    return phi[pattern.tail] - phi[pattern.head]
 
 
-def _drop(process, grid: Grid, start, delta, tail_diffusion, head_diffusion, added) -> np.ndarray:
-    """P = δ·D⁻¹(b − T div D)/T at the midpoint of start and start + δ, D with the added diffusion.
+def _along_edges(pattern: Pattern, drop: Callable) -> np.ndarray:
+    """drop(start, δ, tail, head) of every edge, some at a time."""
+    result = np.empty(pattern.tail.size)
+    centers = _centers(pattern.grid)
+    for lo in range(0, pattern.tail.size, _CHUNK):
+        part = slice(lo, lo + _CHUNK)
+        tail = pattern.tail[part]
+        result[part] = drop(centers[tail], pattern.offset[part] * pattern.grid.spacing, tail, pattern.head[part])
+    return result
+
+
+def _along_leaks(pattern: Pattern, drop: Callable) -> np.ndarray:
+    """drop(start, δ, tail, head) of the edges that end on an absorbing wall, over the part inside."""
+    cell, grid = pattern.leak_cell, pattern.grid
+    delta = pattern.leak_share[:, None] * (pattern.leak_step * grid.spacing)
+    return drop(_centers(grid)[cell], delta, cell, cell)
+
+
+def _drop(process, pattern: Pattern, force_at: Callable, start, delta, tail, head) -> np.ndarray:
+    """δ·D⁻¹f at the midpoint of start and start + δ, f = force_at(process, x) and D with the added diffusion.
 
     The midpoint's smallest eigenvalue is held at a quarter of that of the ends' mean: the conductance comes
     from the ends, and where the noise vanishes between them (D ∝ x² at 0) a D⁻¹ out of step with it would
     make the rate infinite. Elsewhere the floor is not reached.
     """
+    grid, d = pattern.grid, pattern.grid.dim
     middle = start + 0.5 * delta
     for axis, periodic in enumerate(grid.periodic):
         if periodic:
             low, high = grid.lower[axis], grid.upper[axis]
             middle[:, axis] = low + (middle[:, axis] - low) % (high - low)
-    d = grid.dim
-    drift, divergence = _force(process, middle)
-    force = drift - process.temperature * divergence
+    force = force_at(process, middle)
     here = at_points(process.diffusion, "diffusion", middle, (d, d))
-    floor = 0.25 * (_eigenvalues(0.5 * (tail_diffusion + head_diffusion))[0] + added)
-    shift = added + np.maximum(0.0, floor - _eigenvalues(here)[0] - added)
-    if d == 1:
-        solved = force / (here[:, 0] + shift[:, None])
-    else:
-        a, b, c = here[:, 0, 0] + shift, 0.5 * (here[:, 0, 1] + here[:, 1, 0]), here[:, 1, 1] + shift
-        low, high = (v + shift for v in _eigenvalues(here))
-        # adjugate over determinant, the latter as a product of eigenvalues: no cancellation that matters
-        solved = np.stack([c * force[:, 0] - b * force[:, 1], a * force[:, 1] - b * force[:, 0]], 1)
-        solved /= (low * high)[:, None]
-    return np.einsum("ni,ni->n", delta, solved) / process.temperature
-
-
-def _eigenvalues(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest eigenvalue of symmetric 1×1 or 2×2 matrices (n, d, d)."""
-    if matrix.shape[1] == 1:
-        return matrix[:, 0, 0], matrix[:, 0, 0]
-    mean = 0.5 * (matrix[:, 0, 0] + matrix[:, 1, 1])
-    radius = np.hypot(0.5 * (matrix[:, 0, 0] - matrix[:, 1, 1]), 0.5 * (matrix[:, 0, 1] + matrix[:, 1, 0]))
-    return mean - radius, mean + radius
-
-
-def _leaks(process, grid: Grid, diffusion, added, weight, offset, centers) -> tuple[np.ndarray, np.ndarray]:
-    """Rates through absorbing walls: an edge cut by the wall at the fraction s of δ ends there, at density 0.
-
-    Its rate is (Tλ/s) B(−sP), as the gradient is taken over the shorter length s|δ|; in 1-D s = ½.
-    """
-    leak, moment = np.zeros(grid.size), np.zeros((grid.size, grid.dim))
-    if "absorbing" not in grid.boundary:
-        return leak, moment
-    cell = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
-    for slot in range(weight.shape[1]):
-        for sign in (1, -1):
-            e = sign * offset[:, slot]
-            share, absorbed = np.full(grid.size, np.inf), np.zeros(grid.size, bool)
-            for axis, (cells, wall) in enumerate(zip(grid.shape, grid.boundary)):
-                end = cell[:, axis] + e[:, axis]
-                crosses = (wall != "periodic") & ((end < 0) | (end >= cells))
-                room = np.where(e[:, axis] > 0, cells - 1 - cell[:, axis], cell[:, axis]) + 0.5
-                s = np.where(crosses, room / np.maximum(np.abs(e[:, axis]), 1), np.inf)
-                first = (s < share) | ((s == share) & crosses & (wall == "absorbing"))
-                absorbed = np.where(first, wall == "absorbing", absorbed)
-                share = np.minimum(share, s)
-            c = np.flatnonzero(absorbed & (weight[:, slot] > 0.0))
-            s, delta = share[c], e[c] * grid.spacing
-            peclet = _drop(process, grid, centers[c], s[:, None] * delta, diffusion[c], diffusion[c], added[c])
-            rate = process.temperature * weight[c, slot] / s * bernoulli(-peclet)
-            leak[c] += rate
-            moment[c] += rate[:, None] * delta
-    return leak, moment
+    if d < 3:
+        return drop2(here, force, delta, tail, head, pattern.diffusion, pattern.added)
+    least_of_mean = smallest_eigenvalue(0.5 * (pattern.diffusion[tail] + pattern.diffusion[head]))
+    least = smallest_eigenvalue(0.5 * (here + here.transpose(0, 2, 1)))
+    return drop3(here, force, delta, least_of_mean, least, 0.5 * (pattern.added[tail] + pattern.added[head]))

@@ -1,185 +1,70 @@
-"""Stationary distribution of a Markov chain by subtraction-free elimination in extended range.
+"""Subtraction-free elimination of a Markov chain: its stationary law, and the inverse of its generator.
 
-Grassmann, Taksar & Heyman (1985, Oper. Res. 33): with O_ij the rate i→j, eliminating state k does
+Grassmann, Taksar & Heyman (1985, Oper. Res. 33): with O_ij the rate i→j and leak_i the rate at which mass is lost
+at i, eliminating state k does
 
-    s_k = Σ_{j remaining} O_kj,    O_ij ← O_ij + O_ik O_kj / s_k,    and backwards  π_k = Σ_i π_i O_ik / s_k.
+    s_k = leak_k + Σ_{j remaining} O_kj,    O_ij ← O_ij + O_ik O_kj/s_k,    leak_i ← leak_i + O_ik leak_k/s_k:
 
-Only sums, products and quotients of positive numbers occur, so every π_k is right to rounding *relative to
-itself* (O'Cinneide 1993, Numer. Math. 65), however small it is. To make "however small" literal, a number
-is a pair: a float64 mantissa and an int64 binary exponent. An addition aligns the smaller operand with an
-exact power of two; mantissas are normalised only when their row and column become the pivot, since until
-then they can only grow, by a factor of at most 4 per addition at equal exponent.
-
-The dense work is multifrontal: a front is the pivots of one node of the elimination tree with all later
-cells they reach; what remains after its pivots are gone is added into the parent's front.
+the cemetery is one more state that is never eliminated. Without leaks, π_k = Σ_i π_i O_ik/s_k backwards; with them,
+the columns O_ik/s_k, the rows O_kj/s_k and the exit rates s_k solve −Lρ = f and −Lᵀu = f for any f. Only sums,
+products and quotients of positive numbers occur, so every entry of π, and of ρ and u where f ≥ 0, is right to rounding
+*relative to itself* (O'Cinneide 1993, Numer. Math. 65; Alfa, Xue & Ye 2002, Math. Comp. 71, for diagonally dominant
+M-matrices given by their off-diagonals and row sums), however small it is: numbers are pairs of a float64 and an
+int64 exponent, see `_fronts`.
 """
 
-import numba as nb
+from dataclasses import dataclass
+from typing import Any, Protocol
+
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
-from ._dissection import Dissection
+from sde_sgd import _memory
 
-_ABSENT = -(1 << 58)  # exponent of an exact zero: below any product of true rates
-_PANEL = 24  # pivots whose updates are applied together, while a row of the front stays in cache
+from . import _fronts
+from ._dissection import Dissection, dissect
 
-
-@intrinsic
-def _bits(typing, value):
-    """The 64 bits of a float64 as an int64."""
-
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(64))
-
-    return nb.int64(nb.float64), build
+_LOG2 = np.log(2.0)
 
 
-@intrinsic
-def _from_bits(typing, value):
-    """The float64 that has the 64 bits of an int64."""
+class Rates(Protocol):
+    """What is needed of `_edges.Edges`; rates as of its `extended_rates`, leaks per cell of the grid."""
 
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return nb.float64(nb.int64), build
-
-
-@nb.njit(inline="always", error_model="numpy")
-def _power_of_two(d):
-    """2**d for d ≤ 0, exactly; 0 below the normal range, where it no longer moves a sum."""
-    return _from_bits((1023 + max(d, np.int64(-1023))) << np.int64(52))  # type: ignore[call-arg]
+    @property
+    def tail(self) -> np.ndarray: ...
+    @property
+    def head(self) -> np.ndarray: ...
+    @property
+    def leak(self) -> np.ndarray: ...
+    def extended_rates(self) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-@nb.njit(inline="always", error_model="numpy")
-def _normalised(mantissa, exponent):
-    """The same number with mantissa in [1, 2), or (0, _ABSENT)."""
-    if mantissa == 0.0:
-        return 0.0, np.int64(_ABSENT)
-    bits = _bits(mantissa)  # type: ignore
-    shift = (bits >> np.int64(52)) - 1023
-    return _from_bits(bits - (shift << np.int64(52))), exponent + shift  # type: ignore[call-arg]
+def _tree(tree: Dissection) -> tuple:
+    return (
+        tree.pointer, tree.neighbour, tree.side, tree.rank, tree.pivots, tree.children, tree.front_pointer,
+        tree.front, tree.largest_front, tree.peak_stack, tree.factor_entries,
+    )  # fmt: skip
 
 
-@nb.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _axpy(a, e, fm, fe, gm, ge):
-    """(a, e) += (fm, fe)·(gm, ge) over a stretch of a row: 0.5 ns per element, as no branch or index check
-    stands in the way of vectorisation (which is why the arguments are slices and the range starts at 0)."""
-    for j in range(a.size):
-        d = fe + ge[j] - e[j]
-        up = max(d, np.int64(0))
-        a[j] = a[j] * _power_of_two(-up) + fm * gm[j] * _power_of_two(d - up)
-        e[j] += up
+def extended(log_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mantissas and binary exponents of e^log_values; −∞ is an exact zero."""
+    zero = log_values == -np.inf
+    log_values = np.where(zero, 0.0, log_values)
+    exponent = np.floor(log_values / _LOG2).astype(np.int64)
+    # the product of two float64 has an error of its own size times ε: as large as that of log_values itself
+    mantissa = np.exp(log_values - exponent * _LOG2)
+    return np.where(zero, 0.0, mantissa), np.where(zero, _fronts.ABSENT, exponent)
 
 
-@nb.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _eliminate_front(a, e, pivots, store_a, store_e, at):
-    """Eliminate the first `pivots` states of the dense front (a, e); O_ik/s_k go to the store from `at`."""
-    size = a.shape[0]
-    row_a = np.empty((_PANEL, size))
-    row_e = np.empty((_PANEL, size), np.int64)
-    col_a = np.empty((_PANEL, size))
-    col_e = np.empty((_PANEL, size), np.int64)
-    for first in range(0, pivots, _PANEL):
-        last = min(first + _PANEL, pivots)
-        for k in range(first, last):
-            t = k - first
-            top = np.int64(_ABSENT)
-            for j in range(k + 1, size):
-                row_a[t, j], row_e[t, j] = _normalised(a[k, j], e[k, j])
-                top = max(top, row_e[t, j])
-            total = 0.0
-            for j in range(k + 1, size):
-                total += row_a[t, j] * _power_of_two(row_e[t, j] - top)
-            for i in range(k + 1, size):
-                m, x = _normalised(a[i, k] / total, e[i, k] - top)
-                col_a[t, i] = m
-                col_e[t, i] = x
-                store_a[at] = m
-                store_e[at] = x
-                at += 1
-            for i in range(k + 1, size):
-                to = size if i < last else last  # other rows: only what the panel's own pivots will read
-                _axpy(a[i, k + 1 : to], e[i, k + 1 : to], col_a[t, i], col_e[t, i],
-                      row_a[t, k + 1 : to], row_e[t, k + 1 : to])  # fmt: skip
-        for i in range(last, size):
-            for t in range(last - first):
-                _axpy(a[i, last:], e[i, last:], col_a[t, i], col_e[t, i], row_a[t, last:], row_e[t, last:])
-    return at
+def _split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mantissas and exponents of float64 values ≥ 0."""
+    mantissa, exponent = np.frexp(values)
+    return mantissa, np.where(mantissa == 0.0, _fronts.ABSENT, exponent.astype(np.int64))
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _stationary(pointer, neighbour, side, rank, pivots, children, front_pointer, front, largest, peak,
-                entries, rate_a, rate_e):  # fmt: skip
-    """π as (mantissa, exponent) per cell. rate[2e] is the rate tail→head of edge e, rate[2e+1] head→tail."""
-    cells = rank.size
-    nodes = pivots.size
-    work_a, work_e = np.empty(largest * largest), np.empty(largest * largest, np.int64)
-    stack_a, stack_e = np.empty(peak), np.empty(peak, np.int64)
-    store_a, store_e = np.empty(entries), np.empty(entries, np.int64)
-    place = np.empty(cells, np.int64)
-    waiting = np.empty(nodes + 1, np.int64)
-    depth = used = at = 0
-    for q in range(nodes):
-        lo, hi = front_pointer[q], front_pointer[q + 1]
-        size = hi - lo
-        a = work_a[: size * size].reshape((size, size))
-        e = work_e[: size * size].reshape((size, size))
-        a[:] = 0.0
-        e[:] = _ABSENT
-        for s in range(size):
-            place[front[lo + s]] = s
-        for s in range(pivots[q]):
-            c = front[lo + s]
-            for n in range(pointer[c], pointer[c + 1]):
-                y = neighbour[n]
-                if rank[y] > rank[c]:
-                    p = place[y]
-                    a[s, p], e[s, p] = rate_a[side[n]], rate_e[side[n]]
-                    a[p, s], e[p, s] = rate_a[side[n] ^ 1], rate_e[side[n] ^ 1]
-        for _ in range(children[q]):
-            depth -= 1
-            c = waiting[depth]
-            begin = front_pointer[c] + pivots[c]
-            rest = front_pointer[c + 1] - begin
-            used -= rest * rest
-            for i in range(rest):
-                pi = place[front[begin + i]]
-                for j in range(rest):
-                    pj = place[front[begin + j]]
-                    m, x = stack_a[used + i * rest + j], stack_e[used + i * rest + j]
-                    d = x - e[pi, pj]
-                    up = max(d, np.int64(0))
-                    a[pi, pj] = a[pi, pj] * _power_of_two(-up) + m * _power_of_two(d - up)
-                    e[pi, pj] += up
-        at = _eliminate_front(a, e, pivots[q], store_a, store_e, at)
-        for i in range(pivots[q], size):
-            for j in range(pivots[q], size):
-                stack_a[used] = a[i, j]
-                stack_e[used] = e[i, j]
-                used += 1
-        waiting[depth] = q
-        depth += 1
-
-    mantissa, exponent = np.empty(cells), np.empty(cells, np.int64)
-    for q in range(nodes - 1, -1, -1):
-        lo = front_pointer[q]
-        size = front_pointer[q + 1] - lo
-        for t in range(pivots[q] - 1, -1, -1):
-            rest = size - t - 1
-            at -= rest
-            if rest == 0:  # the last state of all
-                mantissa[front[lo + t]], exponent[front[lo + t]] = 1.0, 0
-                continue
-            top = np.int64(2 * _ABSENT)
-            for s in range(rest):
-                top = max(top, exponent[front[lo + t + 1 + s]] + store_e[at + s])
-            total = 0.0
-            for s in range(rest):
-                c = front[lo + t + 1 + s]
-                total += mantissa[c] * store_a[at + s] * _power_of_two(exponent[c] + store_e[at + s] - top)
-            mantissa[front[lo + t]], exponent[front[lo + t]] = _normalised(total, top)
-    return mantissa, exponent
+def _logarithm(mantissa: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    zero = mantissa == 0.0
+    value = np.log(np.where(zero, 1.0, mantissa)) + exponent * _LOG2
+    return np.where(zero, -np.inf, value)
 
 
 def log_stationary(tree: Dissection, rate_mantissa: np.ndarray, rate_exponent: np.ndarray) -> np.ndarray:
@@ -188,8 +73,186 @@ def log_stationary(tree: Dissection, rate_mantissa: np.ndarray, rate_exponent: n
     rate[2e] is the rate tail→head of edge e and rate[2e+1] the rate head→tail, each mantissa·2**exponent
     and positive. The graph must be connected (the caller checks): otherwise π is not unique.
     """
-    mantissa, exponent = _stationary(
-        tree.pointer, tree.neighbour, tree.side, tree.rank, tree.pivots, tree.children, tree.front_pointer,
-        tree.front, tree.largest_front, tree.peak_stack, tree.factor_entries, rate_mantissa, rate_exponent,
-    )  # fmt: skip
-    return np.log(mantissa) + exponent * np.log(2.0)
+    none = np.empty(0), np.empty(0, np.int64)
+    columns = _fronts.factor(*_tree(tree), rate_mantissa, rate_exponent, False, *none, False)[:2]  # type: ignore[call-arg]
+    return _logarithm(*_stationary(tree, *columns))
+
+
+def _stationary(tree: Dissection, mantissa: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    largest, cells = tree.largest_front, tree.rank.size
+    return _fronts.stationary(tree.pivots, tree.front_pointer, tree.front, largest, cells, mantissa, exponent)
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """The factors of −L, or of leak − L, on some cells of a grid: solves with them reuse the work.
+
+    Sources and results have one value per cell *of the whole grid*, flat in C order, and may have a last axis of
+    several right-hand sides; sources are ignored and results 0 (−∞ in logarithms) in cells that are not kept.
+    """
+
+    kept: np.ndarray  # indices of the kept cells
+    cells: int  # of the whole grid
+    tree: Dissection
+    columns: tuple[np.ndarray, np.ndarray]  # O_ik/s_k
+    rows: tuple[np.ndarray, np.ndarray]  # O_kj/s_k
+    exits: tuple[np.ndarray, np.ndarray]  # s_k, in order of elimination
+    leaks: bool
+
+    @classmethod
+    def of(
+        cls,
+        edges: Rates,
+        shape: tuple[int, ...],
+        *,
+        keep: np.ndarray | None = None,
+        leak: Any = None,
+        exits: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> "Elimination":
+        """Factor −L + diag(leak), restricted to the cells where `keep` (bool, flat or shaped) is true.
+
+        Rates into cells that are not kept, and through absorbing walls, count as leaks; `leak` ≥ 0 is added to these:
+        one number, one per cell, or a pair (mantissas, binary exponents) of one per cell. A leak of 1/dt everywhere
+        gives 1/dt − L. `exits`, such a pair, takes the place of the rates into cells that are not kept. Raises
+        ValueError if memory is short or some kept cells can never be left, which only `log_stationary` bears (all
+        cells kept, no leak).
+        """
+        cells = int(np.prod(shape))
+        mask = np.ones(cells, bool) if keep is None else np.asarray(keep, bool).ravel()
+        kept = np.flatnonzero(mask)
+        if kept.size == 0:
+            raise ValueError("there is no cell to solve on; keep at least one")
+        index = np.full(cells, -1)
+        index[kept] = np.arange(kept.size)
+        inner = mask[edges.tail] & mask[edges.head]
+        position = np.stack(np.unravel_index(kept, shape), axis=1)
+        tree = dissect(index[edges.tail[inner]], index[edges.head[inner]], position)
+        _check_memory(tree.bytes + 16 * tree.factor_entries, kept.size, shape)
+        rate_m, rate_e = edges.extended_rates()
+        leak_m, leak_e = _leaks(edges, kept, cells, leak)
+        if exits is not None:
+            leak_m, leak_e = _sum((leak_m, leak_e), _pair(exits, kept))
+        if kept.size < cells:
+            if exits is None:
+                _fronts.exits(edges.tail, edges.head, index, rate_m, rate_e, leak_m, leak_e)
+            both = np.repeat(inner, 2)
+            rate_m, rate_e = rate_m[both], rate_e[both]
+        leaks = bool((leak_m > 0.0).any())
+        factors = _fronts.factor(*_tree(tree), rate_m, rate_e, leaks, leak_m, leak_e, True)  # type: ignore[call-arg]
+        stuck = factors[4] == 0.0
+        if stuck.any() and (leaks or stuck.sum() > 1):
+            order = np.empty(kept.size, np.int64)
+            order[tree.rank] = kept
+            where = np.unravel_index(int(order[np.argmax(stuck)]), shape)
+            raise ValueError(
+                f"some cells can never be left, for example the one at index {tuple(int(i) for i in where)}: "
+                "the chain falls into parts, and one of them has no exit"
+            )
+        return cls(kept, cells, tree, factors[:2], factors[2:4], factors[4:], leaks)
+
+    def log_stationary(self) -> np.ndarray:
+        """log π up to a constant, −∞ in cells that are not kept; ValueError if anything leaks."""
+        if self.leaks:
+            raise ValueError("mass leaks from these cells, so that nothing is stationary but 0; keep all of them")
+        return self._spread(_logarithm(*_stationary(self.tree, *self.columns)), -np.inf)
+
+    def backward(self, source: np.ndarray) -> np.ndarray:
+        """u of (leak − Lᵀ)u = source: functions of the start, such as exit times. See `forward`."""
+        return self._linear(source, self.columns, self.rows)
+
+    def forward(self, source: np.ndarray) -> np.ndarray:
+        """ρ of (leak − L)ρ = source: densities. A source ≥ 0 gives each entry right relative to itself (0 where it
+        is below float64); any other is split into two of these. ValueError where the result exceeds float64."""
+        return self._linear(source, self.rows, self.columns)
+
+    def log_backward(self, log_source: np.ndarray) -> np.ndarray:
+        """log u of (leak − Lᵀ)u = e^log_source; −∞ is a source of 0."""
+        return self._logarithmic(log_source, self.columns, self.rows)
+
+    def log_forward(self, log_source: np.ndarray) -> np.ndarray:
+        """log ρ of (leak − L)ρ = e^log_source; −∞ is a source of 0."""
+        return self._logarithmic(log_source, self.rows, self.columns)
+
+    def _linear(self, source, out, into) -> np.ndarray:
+        source = self._source(source)
+        if not np.isfinite(source).all():
+            raise ValueError("the source of a solve must be finite; use the logarithmic solves beyond float64")
+        result = np.zeros(source.shape)
+        for sign in (1.0, -1.0):
+            part = np.maximum(sign * source, 0.0)
+            if part.any():
+                with np.errstate(over="ignore"):
+                    mantissa, exponent = self._solve(*_split(part), out, into)
+                    result += sign * np.ldexp(mantissa, np.clip(exponent, -5000, 5000).astype(np.int32))
+        if not np.isfinite(result).all():
+            raise ValueError("the result of a solve exceeds float64; use the logarithmic solves")
+        return self._spread(result, 0.0)
+
+    def _logarithmic(self, log_source, out, into) -> np.ndarray:
+        log_source = self._source(log_source)
+        if np.isnan(log_source).any() or (log_source == np.inf).any():
+            raise ValueError("the logarithm of a source must be finite, or −∞ where the source is 0")
+        return self._spread(_logarithm(*self._solve(*extended(log_source), out, into)), -np.inf)
+
+    def _source(self, source) -> np.ndarray:
+        source = np.asarray(source, float)
+        if source.shape[:1] != (self.cells,) or source.ndim > 2:
+            raise ValueError(
+                f"a source has one value per cell, ({self.cells},) or ({self.cells}, m), got {source.shape}"
+            )
+        return source[self.kept]
+
+    def _solve(self, mantissa, exponent, out, into) -> tuple[np.ndarray, np.ndarray]:
+        if not self.leaks:
+            raise ValueError("nothing leaks from these cells, so that −L is singular; keep fewer, or add a leak")
+        tree, several = self.tree, mantissa.ndim == 2
+        fronts = tree.pivots, tree.front_pointer, tree.front, tree.largest_front
+        # one contiguous row per right-hand side
+        mantissa = np.ascontiguousarray(mantissa.T if several else mantissa[None], float)
+        exponent = np.ascontiguousarray(exponent.T if several else exponent[None], np.int64)
+        for m, e in zip(mantissa, exponent):
+            _fronts.solve(*fronts, *out, *into, *self.exits, m, e)  # type: ignore[call-arg]
+        return (mantissa.T, exponent.T) if several else (mantissa[0], exponent[0])
+
+    def _spread(self, values: np.ndarray, elsewhere: float) -> np.ndarray:
+        if self.kept.size == self.cells:
+            return values
+        whole = np.full((self.cells, *values.shape[1:]), elsewhere)
+        whole[self.kept] = values
+        return whole
+
+
+def _check_memory(needed: int, kept: int, shape: tuple[int, ...]) -> None:
+    """Refuse what does not fit, and say what would: factors grow like n, n² log n and n⁴ in 1, 2 and 3 dimensions."""
+    share = min(1.0, 0.5 * _memory.available_bytes() / needed) ** (1.0, 0.5, 0.25)[len(shape) - 1]
+    cells, fits = (" × ".join(str(int(f * n)) for n in shape) for f in (1.0, 0.95 * share))
+    _memory.refuse_beyond(
+        needed,
+        f"elimination on {kept} cells of a grid of {cells}",
+        f"about {fits} cells would fit, or take a smaller box",
+    )
+
+
+def _leaks(edges: Rates, kept: np.ndarray, cells: int, leak: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The leak of the kept cells through absorbing walls, and what the caller adds."""
+    walls = _split(edges.leak[kept])
+    if leak is None:
+        return walls
+    if not isinstance(leak, tuple):
+        leak = np.broadcast_to(np.asarray(leak, float).ravel(), (cells,)), np.zeros(cells, np.int64)
+    return _sum(walls, _pair(leak, kept))
+
+
+def _pair(rates: tuple, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the kept cells, with mantissas in [½, 1)."""
+    mantissa, exponent = (np.asarray(part).ravel()[kept] for part in rates)
+    if not (np.isfinite(mantissa) & (mantissa >= 0.0)).all():
+        raise ValueError("a leak is a rate: it must be finite and >= 0 in every cell")
+    mantissa, shift = np.frexp(mantissa.astype(float))
+    return mantissa, np.where(mantissa == 0.0, _fronts.ABSENT, exponent.astype(np.int64) + shift)
+
+
+def _sum(first: tuple, second: tuple) -> tuple[np.ndarray, np.ndarray]:
+    top = np.maximum(first[1], second[1])
+    total = sum(m * np.exp2(np.maximum(e - top, -1100).astype(float)) for m, e in (first, second))
+    return np.asarray(total), top

@@ -1,5 +1,6 @@
 """What a process must satisfy on a grid before a generator is built, and whether the work fits in memory."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,8 +8,11 @@ import numpy as np
 from sde_sgd import _memory
 from sde_sgd.grid import Grid
 
+from ._selling3 import eigenvalue_range
+
 _SYMMETRY = 1e-8  # |D − Dᵀ| and −λ_min allowed, relative to the largest entry of D at the point
-_GENERATOR_BYTES = 1500  # per cell, measured on 2-D grids at the peak of assembly
+_GENERATOR_BYTES = {1: 300, 2: 400, 3: 850}  # per cell, by dimension, measured at the peak of assembly
+_SEAM = 1e-8  # jump allowed across a periodic seam, relative to the largest value on the grid
 _NEEDED = ("variables", "dim", "temperature", "domain", "drift", "diffusion", "diffusion_divergence", "settings")
 
 
@@ -43,11 +47,9 @@ def check_domain(process, grid: Grid) -> None:
     names = tuple(process.variables)
     if grid.dim != process.dim:
         raise ValueError(f"the process has {process.dim} variables ({', '.join(names)}), the grid {grid.dim} axes")
-    if grid.dim == 3:
-        raise ValueError("densities are solved in 1-D and 2-D; for three variables simulate paths, or fix one variable")
-    temperature = process.constant_temperature if callable(process.temperature) else process.temperature
-    if not (isinstance(temperature, int | float) and 0.0 < temperature < np.inf):
-        raise ValueError(f"temperature is {temperature}; the density needs a constant T > 0")
+    temperature = process.temperature
+    if not callable(temperature) and not (isinstance(temperature, int | float) and 0.0 < temperature < np.inf):
+        raise ValueError(f"temperature is {temperature}; the density needs T > 0")
     for axis, name in enumerate(names):
         low, high = float(process.domain.lower[axis]), float(process.domain.upper[axis])
         a, b = grid.lower[axis], grid.upper[axis]
@@ -79,7 +81,7 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
         i = int(np.argmax(skew - _SYMMETRY * size))
         raise ValueError(f"diffusion must be symmetric, but D = {d[i].tolist()} at {tuple(x[i].tolist())}")
     d = 0.5 * (d + d.transpose(0, 2, 1))
-    least = np.linalg.eigvalsh(d)[:, 0]
+    least = smallest_eigenvalue(d)
     if (least < -_SYMMETRY * size).any():
         i = int(np.argmin(least + _SYMMETRY * size))
         raise ValueError(
@@ -91,35 +93,67 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
     return d
 
 
-def check_potential(process, grid: Grid) -> None:
-    """An equilibrium potential must agree with itself across a periodic seam."""
-    if process.equilibrium_potential is None or not any(grid.periodic):
-        return
+def smallest_eigenvalue(d: np.ndarray) -> np.ndarray:
+    """Of symmetric matrices (n, d, d), d ≤ 3, to rounding in their largest entry."""
+    if d.shape[1] == 1:
+        return d[:, 0, 0]
+    if d.shape[1] == 3:
+        return eigenvalue_range(d)[0]
+    return 0.5 * (d[:, 0, 0] + d[:, 1, 1]) - np.hypot(0.5 * (d[:, 0, 0] - d[:, 1, 1]), d[:, 0, 1])
+
+
+def check_seams(process, grid: Grid) -> None:
+    """D, b and an equilibrium potential must have the same values on both sides of a periodic seam."""
     x = grid.centers().reshape(-1, grid.dim)
-    spread = np.ptp(at_points(process.equilibrium_potential, "the equilibrium potential", x, ()))
-    for axis, periodic in enumerate(grid.periodic):
-        if periodic:
-            left, right = x.copy(), x.copy()
-            left[:, axis], right[:, axis] = grid.lower[axis], grid.upper[axis]
-            jump = np.abs(process.equilibrium_potential(left) - process.equilibrium_potential(right)).max()
-            if jump > 1e-8 * max(spread, process.temperature):
+    functions = [("diffusion", process.diffusion), ("drift", process.drift)]
+    if process.equilibrium_potential is not None:
+        functions.append(("equilibrium potential", process.equilibrium_potential))
+    for axis in np.flatnonzero(grid.periodic):
+        beside = x.reshape(*grid.shape, grid.dim).take(0, axis=axis).reshape(-1, grid.dim)
+        left, right = beside.copy(), beside.copy()
+        left[:, axis], right[:, axis] = grid.lower[axis], grid.upper[axis]
+        for name, function in functions:
+            shape = {"diffusion": (grid.dim, grid.dim), "drift": (grid.dim,)}.get(name, ())
+            low, high = (at_points(function, name, points, shape).reshape(len(points), -1) for points in (left, right))
+            jump = np.abs(high - low).max(axis=1)
+            values = at_points(function, name, x, shape)
+            size = np.ptp(values) if name == "equilibrium potential" else np.abs(values).max()
+            if name == "equilibrium potential":
+                size = max(size, process.temperature)
+            if jump.max() > _SEAM * size:
+                at = int(np.argmax(jump))
                 raise ValueError(
-                    f"the equilibrium potential jumps by {jump:.6g} across the periodic axis "
-                    f"{process.variables[axis]}: a force that does not derive from a potential there"
+                    f"the {name} jumps by {jump[at]:.6g} across the periodic axis {process.variables[axis]}, from "
+                    f"{_shown(high[at])} at {tuple(right[at].tolist())} to {_shown(low[at])} at "
+                    f"{tuple(left[at].tolist())}; what is periodic must have the same values at both ends: check its "
+                    "formula, or give the process a domain in which this axis does not wrap"
                 )
 
 
+def _shown(values: np.ndarray) -> str:
+    return f"{values[0]:.6g}" if values.size == 1 else str([float(f"{v:.6g}") for v in values])
+
+
 def check_memory(needed: int, what: str, grid: Grid) -> None:
-    """Refuse, before anything is allocated, what would not fit."""
+    """Refuse, before anything is allocated, what would not fit, and say what would."""
     cells = " × ".join(map(str, grid.shape))
-    _memory.refuse_beyond(needed, f"{what} on a grid of {cells} cells", "use fewer cells or a smaller box")
+    share = _memory.available_bytes() / (2.0 * needed)  # half of what is available is the limit
+    # in d dimensions the work grows at least as the number of cells, so this shape fits or nearly so
+    fitting = [int(n * min(1.0, share) ** (1 / grid.dim)) for n in grid.shape]
+    about = f" (about {' × '.join(map(str, fitting))} fit)" if min(fitting) >= 3 else ""
+    _memory.refuse_beyond(needed, f"{what} on a grid of {cells} cells", f"use fewer cells{about} or a smaller box")
 
 
 def least_bytes(grid: Grid) -> int:
     """A lower estimate for generator and steady state, from the number of cells alone.
 
-    Nested dissection of an n×m grid with nearest neighbours fills about (31/8) nm log₂(min(n, m)) entries of
-    16 bytes (George 1973); wider stencils need more, which is known and checked once they are.
+    Nested dissection with nearest neighbours fills about (31/8) nm log₂(min(n, m)) entries of 16 bytes on an n×m grid
+    (George 1973), and about 12 n⁴ on a cube, as measured; wider stencils need more, which is known and checked once
+    they are.
     """
-    entries = 4.0 * grid.size * np.log2(min(grid.shape)) if grid.dim == 2 else 8.0 * grid.size
-    return int(_GENERATOR_BYTES * grid.size + 16 * entries)
+    if grid.dim == 3:
+        fewest, middle, _ = sorted(grid.shape)
+        entries = 12.0 * grid.size * math.sqrt(fewest * middle)
+    else:
+        entries = 4.0 * grid.size * math.log2(min(grid.shape)) if grid.dim == 2 else 8.0 * grid.size
+    return int(_GENERATOR_BYTES[grid.dim] * grid.size + 16 * entries)

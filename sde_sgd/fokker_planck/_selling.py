@@ -16,6 +16,8 @@ J. Math. Imaging Vision 49.
 import numba as nb
 import numpy as np
 
+from ._selling3 import decompose
+
 EIGENVALUE_FLOOR = 1e-10  # least eigenvalue over the largest of the same cell: rounding in D is far below
 TRACE_FLOOR = 1e-30  # least eigenvalue over the largest trace on the grid: for cells without any noise, and no others
 _ROUNDING = 1e-13  # a weight this small beside both diagonal entries is rounding in D, not a direction
@@ -26,7 +28,7 @@ def _decompose(d00, d01, d11, h0, h1, reach, least):
     """Per cell three weights, their offsets, and the isotropic diffusion that had to be added."""
     cells = d00.size
     weight = np.zeros((cells, 3))
-    offset = np.zeros((cells, 3, 2), np.int64)
+    offset = np.zeros((cells, 3, 2), np.int8)
     added = np.zeros(cells)
     b = np.empty((3, 2), np.int64)
     g0, g1 = 1.0 / (h0 * h0), 1.0 / (h1 * h1)
@@ -83,7 +85,9 @@ def selling(
     if diffusion.shape[1] == 1:
         d = diffusion[:, 0, 0]
         added = np.maximum(0.0, least - d)
-        return ((d + added) / spacing[0] ** 2)[:, None], np.ones((len(d), 1, 1), np.int64), added
+        return ((d + added) / spacing[0] ** 2)[:, None], np.ones((len(d), 1, 1), np.int8), added
+    if diffusion.shape[1] == 3:
+        return decompose(np.ascontiguousarray(diffusion), np.array(spacing, float), reach, least, EIGENVALUE_FLOOR)
     return _decompose(
         np.ascontiguousarray(diffusion[:, 0, 0]),
         np.ascontiguousarray(diffusion[:, 0, 1]),

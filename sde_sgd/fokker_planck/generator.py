@@ -11,11 +11,10 @@ from scipy.sparse.csgraph import connected_components
 from sde_sgd import _checks
 from sde_sgd.grid import Grid
 
-from . import _edges, _inputs
-from ._dissection import dissect
-from ._elimination import log_stationary
+from . import _edges, _evolve, _inputs, _pattern, _product, _schedule, _spectrum, _steady, _thermodynamics, _transitions
 
 _MASS_TOLERANCE = 1e-12  # column sum of the generator over its diagonal
+_REACH = {1: 4, 2: 4, 3: 2}  # max_offset by dimension, see there
 _SAME_PLACE = 1e-6  # of a cell: coordinates that differ by less are those of the same grid
 
 
@@ -26,55 +25,94 @@ class FokkerPlanck:
     backward, B(z) = z/(eᶻ − 1). The offsets and c come from Selling's decomposition of D, and
     P = δ·D⁻¹(b − T div D)/T at the midpoint, or [Φ(x) − Φ(x+δ)]/T where the process knows its equilibrium
     potential, which makes e^{−Φ/T} stationary exactly. Every rate is ≥ 0 and every column sums to 0, for any
-    D and any drift. A reflecting wall cuts edges; one edge along it, of the conductance that the layer beside
-    the wall would lose, makes up for them. The density, summed over all cells, is of second order in the
+    D and any drift. A reflecting wall cuts edges; edges along it, of the conductance that the layer beside
+    the wall would lose, make up for them. The density, summed over all cells, is of second order in the
     spacing with mass and currents along any walls. So are mean exit times through absorbing walls, except where
     an absorbing wall meets a reflecting one at which D is not diagonal: there the exact time is itself singular.
 
     Parameters
     ----------
     process : Process
-        In one or two variables, with constant temperature.
+        In one to three variables. With a temperature that is a schedule of time, what needs rates at a time takes
+        them from `edges_at(T)`, and what is steady raises ValueError.
     grid : Grid
         Its periodic axes must be those of the process; reflecting walls carry no flux, absorbing walls hold
         the density at 0.
     max_offset : int
-        Longest offset in cells. Where D is so anisotropic that it asks for longer ones, or is singular, the
-        least isotropic diffusion ε(x)I that avoids them is added: see `added_diffusion`. A larger value adds
-        less and makes elimination dearer. In a corner of two reflecting walls offsets must be shorter, and ε
-        may be of the size of D in up to max_offset² cells, whatever the spacing; so few cost the density no order.
-        Where ε > 0 elsewhere, the density is that of D + εI.
+        Longest offset in cells; default 4, and 2 in three variables. Where D is so anisotropic that it asks for
+        longer ones, or is singular, the least isotropic diffusion ε(x)I that avoids them is added: see
+        `added_diffusion`. A larger value adds less and makes elimination dearer: with an anisotropy of 1000 that turns
+        in space, 40³ cells take 1.3 GiB and 9·10¹⁰ multiplications with 2, four times as many with 4, while
+        without ε 2 suffices for 10:1 at nearly any angle. Beside edges and in corners of reflecting walls offsets
+        must be shorter, and ε may be of the size of D in a few cells off an edge in 3-D, in max_offset² in 2-D,
+        whatever the spacing; so few cost the density no order. Where ε > 0 elsewhere, the density is that of D + εI.
 
     Raises ValueError if D is not a covariance, something is not finite, the grid does not fit the process
-    (a periodic axis must span the same period, from the same end), or the work does not fit in memory.
+    (a periodic axis must span the same period, from the same end, and b and D must agree across its seam), or the
+    work does not fit in memory. A steady state that the box cuts, whose currents its walls deflect, or that is
+    narrower than a cell comes with a `BoxWarning`.
 
     When not to use it: where `attrs["max_peclet"]` is far above 1 at cells that carry mass, the density is
-    smeared over about a cell there; refine, or simulate paths. In three or more variables, simulate paths.
+    smeared over about a cell there (`attrs["mean_peclet"]` of the steady state, and a `BoxWarning`); refine, or
+    simulate paths. In four or more variables, simulate paths.
 
     Sources: Scharfetter & Gummel (1969); Fehrenbach & Mirebeau (2014) for the stencil.
     """
 
-    def __init__(self, process, grid: Grid, *, max_offset: int = 4) -> None:
+    def __init__(self, process, grid: Grid, *, max_offset: int | None = None) -> None:
         _inputs.check_process(process)
         _checks.instance("grid", grid, Grid, "make one by Grid(lower, upper, shape)")
+        if max_offset is None:
+            max_offset = _REACH[grid.dim]
         max_offset = _checks.whole("max_offset", max_offset, 1, 16, "it is a number of cells")
         _inputs.check_domain(process, grid)
         _inputs.check_memory(_inputs.least_bytes(grid), "the steady state", grid)
-        _inputs.check_potential(process, grid)
         self.process, self.grid = process, grid
-        diffusion = _inputs.diffusion_at_centers(process, grid)
-        self.edges, added = _edges.build(process, grid, diffusion, max_offset)
+        self._schedule = None
+        if callable(process.temperature):
+            at_start = _schedule.at_temperature(process, float(process.temperature_at(0.0)))
+            _inputs.check_seams(at_start, grid)
+            diffusion = _inputs.diffusion_at_centers(process, grid)
+            self._schedule = _schedule.Schedule(process, grid, diffusion, max_offset)
+            pattern = self._schedule.pattern
+        else:
+            _inputs.check_seams(process, grid)
+            diffusion = _inputs.diffusion_at_centers(process, grid)
+            pattern, self.edges = _at_constant_temperature(process, grid, diffusion, max_offset)
         self.attrs: dict[str, Any] = {
             **process.settings,
-            "temperature": float(process.temperature),
             "scheme": "finite volumes, Selling offsets, Scharfetter-Gummel rates",
             "boundary": " ".join(grid.boundary),
             "max_offset": max_offset,
-            "longest_offset": int(np.abs(self.edges.offset).max()),
-            "max_peclet": float(np.abs(self.edges.peclet).max()),
-            "added_diffusion_max": float(added.max()),
+            "longest_offset": int(np.abs(pattern.offset).max()),
+            "added_diffusion_max": float(pattern.added.max()),
         }
-        self.added_diffusion = self._field(added, "added_diffusion")
+        if self._schedule is None:
+            self.attrs |= {
+                "temperature": float(process.temperature), "max_peclet": float(np.abs(self.edges.peclet).max())
+            }  # fmt: skip
+        self._edge_count = pattern.tail.size
+        self.added_diffusion = self._field(pattern.added, "added_diffusion")
+
+    @cached_property
+    def edges(self) -> _edges.Edges:
+        """The edges with their rates; with a temperature that changes in time take `edges_at(T)`."""
+        return self.edges_at(self.process.constant_temperature)
+
+    def edges_at(self, temperature: float) -> _edges.Edges:
+        """The edges at another temperature T > 0, such as one of a schedule.
+
+        With a schedule and a drift that does not contain T, only P and the conductances are computed, and `tail`,
+        `head` and `offset` are the same arrays for every T. Otherwise everything is built anew.
+        """
+        temperature = _checks.positive("temperature", temperature, "T = η/2b is positive")
+        if self._schedule is not None:
+            return self._schedule.edges(temperature)
+        if temperature == self.process.temperature:
+            return self.edges
+        process = _schedule.at_temperature(self.process, temperature)
+        diffusion = _inputs.diffusion_at_centers(process, self.grid)
+        return _at_constant_temperature(process, self.grid, diffusion, self.attrs["max_offset"])[1]
 
     def _field(
         self, values: np.ndarray, name: str, extra: dict[str, float] | None = None, *, component: bool = False
@@ -104,6 +142,10 @@ class FokkerPlanck:
         out = rates.sum(axis=0) + self.edges.leak
         return (rates - sp.diags_array(out, format="csc")).tocsc()
 
+    @cached_property
+    def _rates(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.edges.rates()
+
     @property
     def conserves_mass(self) -> bool:
         """Whether every column of `matrix` sums to 0, within 1e-12 of its diagonal; absorbing walls leak."""
@@ -130,77 +172,10 @@ class FokkerPlanck:
 
     # steady state -----------------------------------------------------------------------------------------
 
-    @cached_property
-    def _log_density(self) -> np.ndarray:
-        """log ρ per cell, Σ ρ·cell_volume = 1; solved once."""
-        if "absorbing" in self.grid.boundary:
-            raise ValueError(
-                "a grid with absorbing walls loses all its mass: its only steady state is 0; "
-                "use boundary='reflecting' or 'periodic'"
-            )
-        count, label = self._classes
-        if count > 1:
-            example = [tuple(self._center(int(np.argmax(label == k))).tolist()) for k in range(2)]
-            raise ValueError(
-                f"the chain falls into {count} classes that exchange no mass (for example the cells at "
-                f"{example[0]} and {example[1]}), so the steady state is not unique; "
-                "add noise or solve on each part"
-            )
-        position = np.stack(np.unravel_index(np.arange(self.grid.size), self.grid.shape), axis=1)
-        tree = dissect(self.edges.tail, self.edges.head, position)
-        _inputs.check_memory(tree.bytes, "the steady state", self.grid)
-        log_pi = log_stationary(tree, *self.edges.extended_rates())
-        log_pi -= log_pi.max()
-        return log_pi - np.log(np.exp(log_pi).sum() * self.grid.cell_volume)
-
-    def _center(self, cell: int) -> np.ndarray:
-        return self.grid.centers().reshape(-1, self.grid.dim)[cell]
-
-    @cached_property
-    def _evidence(self) -> dict[str, float]:
-        mass = np.exp(self._log_density) * self.grid.cell_volume
-        return {
-            "residual": self._residual(),
-            "wall_mass": self._wall_mass(mass),
-            "added_diffusion_mean": float(mass @ self.added_diffusion.values.ravel()),
-        }
-
-    def log_steady_state(self) -> xr.DataArray:
-        """log ρ of the steady state Lρ = 0, Σ ρ·cell_volume = 1: finite in every cell, however small ρ is.
-
-        By subtraction-free elimination (Grassmann, Taksar & Heyman 1985) in extended range: each ρ(x) is
-        the solution of the discrete equations to about 1e-12 relative to itself, or to 1e-16 |log ρ| if that is
-        larger, so that Φ = −T log ρ is right where nothing ever goes.
-        Solved once, then remembered. `attrs`: `residual`, the largest |inflow − outflow|/(inflow + outflow)
-        over the cells; `wall_mass`, the probability in cells beside a wall (large: the box cuts the density);
-        `added_diffusion_mean`, the mean of ε under ρ.
-
-        Raises ValueError with absorbing walls, if the chain is not irreducible, or if memory is short.
-        """
-        return self._field(self._log_density, "log_density", self._evidence)
-
-    def steady_state(self) -> xr.DataArray:
-        """ρ of the steady state, Σ ρ·cell_volume = 1, as `log_steady_state`; 0 below e^−745."""
-        return self._field(np.exp(self._log_density), "density", self._evidence)
-
-    def _residual(self) -> float:
-        # relative to each cell's density and fastest exit: tails and deep traps count as the bulk does
-        log_density, edges, n = self._log_density, self.edges, self.grid.size
-        forward, backward = edges.log_rates()
-        fastest = np.full(n, -np.inf)
-        np.maximum.at(fastest, edges.tail, forward)
-        np.maximum.at(fastest, edges.head, backward)
-        rise = log_density[edges.head] - log_density[edges.tail]
-        at_tail, at_head = fastest[edges.tail], fastest[edges.head]
-        outflow = _gather(edges, n, np.exp(forward - at_tail), np.exp(backward - at_head))
-        inflow = _gather(edges, n, np.exp(backward + rise - at_tail), np.exp(forward - rise - at_head))
-        return float((np.abs(inflow - outflow) / (inflow + outflow)).max())
-
-    def _wall_mass(self, mass: np.ndarray) -> float:
-        inner = tuple(slice(None) if periodic else slice(1, -1) for periodic in self.grid.periodic)
-        beside = mass.reshape(self.grid.shape).copy()
-        beside[inner] = 0.0
-        return float(beside.sum())
+    _log_density = cached_property(_steady.solve)
+    _evidence = cached_property(_steady.evidence)
+    log_steady_state = _steady.log_steady_state
+    steady_state = _steady.steady_state
 
     # currents ---------------------------------------------------------------------------------------------
 
@@ -231,6 +206,20 @@ class FokkerPlanck:
         vectors += 0.5 * self.edges.leak_moment * rho[:, None]
         return self._field(vectors, "current", component=True)
 
+    # what follows from the generator -----------------------------------------------------------------------
+
+    apply = _product.apply
+    detailed_balance = property(_product.detailed_balance)
+    evolve = _evolve.evolve
+    free_energy = _thermodynamics.free_energy
+    entropy_production = _thermodynamics.entropy_production
+    spectrum = _spectrum.spectrum
+    lag_covariance = _spectrum.lag_covariance
+    mean_exit_time = _transitions.mean_exit_time
+    committor = _transitions.committor
+    quasi_stationary = _transitions.quasi_stationary
+    transitions = _transitions.transitions
+
     def _values(self, density: xr.DataArray | np.ndarray) -> np.ndarray:
         if isinstance(density, xr.DataArray):
             names = tuple(self.process.variables)
@@ -252,15 +241,23 @@ class FokkerPlanck:
 
     def __repr__(self) -> str:
         cells = " × ".join(map(str, self.grid.shape))
-        return f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self.edges.tail.size} edges)"
+        return f"FokkerPlanck({' '.join(self.process.variables)}: {cells} cells, {self._edge_count} edges)"
+
+
+def _at_constant_temperature(
+    process, grid: Grid, diffusion: np.ndarray, max_offset: int
+) -> tuple[_pattern.Pattern, _edges.Edges]:
+    """The edges of a process whose temperature is a number, with the ε that bounds P at it."""
+    least: np.ndarray | float = 0.0
+    if process.equilibrium_potential is None:
+        forces = _edges.forces_at_centers(process, grid)
+        least = _edges.least_diffusion(*forces, float(process.temperature), grid)
+    pattern = _pattern.build(grid, diffusion, max_offset, least)
+    return pattern, _edges.build(process, pattern)
 
 
 def edge_average(fp: FokkerPlanck, flux: np.ndarray) -> np.ndarray:
     """½ Σ_{edges at x} flux·δ, (cells, d): the vector field whose components along edges are the fluxes."""
-    edges, n = fp.edges, fp.grid.size
+    edges = fp.edges
     steps = edges.offset * fp.grid.spacing
-    return np.stack([0.5 * _gather(edges, n, flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1)
-
-
-def _gather(edges: _edges.Edges, cells: int, at_tail: np.ndarray, at_head: np.ndarray) -> np.ndarray:
-    return np.bincount(edges.tail, at_tail, cells) + np.bincount(edges.head, at_head, cells)
+    return np.stack([0.5 * edges.gather(flux * steps[:, a], flux * steps[:, a]) for a in range(fp.grid.dim)], 1)

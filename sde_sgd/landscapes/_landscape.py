@@ -88,6 +88,14 @@ class Landscape(Definition):
 
         return LinearLandscape(F, diffusion, center=center, variables=variables, domain=domain, name=name)
 
+    @staticmethod
+    def manufactured(variables, potential, diffusion=None, q=None, *, parameters=None, domain=None, name=None):
+        """b = −(D + Q)∇Φ + T div(D + Q), whose steady state is e^{−Φ/T} by design: see `ManufacturedLandscape`."""
+        from ._manufactured import ManufacturedLandscape
+
+        settings = dict(parameters=parameters, domain=domain, name=name)
+        return ManufacturedLandscape(variables, potential, diffusion, q, **settings)
+
     # -- definition ------------------------------------------------------------------------------------------
 
     def _annotate(
@@ -300,8 +308,6 @@ class Landscape(Definition):
         if self._diffusion.free_symbols & set(self.symbols):
             return None
         return self.diffusion(np.zeros(self.dim))
-
-    # -- what follows ----------------------------------------------------------------------------------------
 
     def critical_points(self, box: Sequence[tuple[float, float]] | None = None):
         """All x in the box with ∇f(x) = 0, found by Newton's method from a lattice of starts, and their kind.
