@@ -80,11 +80,6 @@ def pypde_adaptive(cells: int, setting: float):
     return _pypde(cells, solver="euler", adaptive=True, tolerance=setting)
 
 
-def pypde_runge_kutta(cells: int, setting: float):
-    """Runge–Kutta of fourth order with adaptive steps."""
-    return _pypde(cells, solver="runge-kutta", adaptive=True, tolerance=setting)
-
-
 def fplanck(cells: int, setting: float):
     """The exponential of its rate matrix applied to the start, SciPy's `expm_multiply`."""
     vars(np)["product"] = np.prod  # the release predates NumPy 2
@@ -107,7 +102,6 @@ ROADS = {
     "FiPy": fipy,
     "py-pde, explicit Euler": pypde_explicit,
     "py-pde, adaptive Euler": pypde_adaptive,
-    "py-pde, adaptive Runge–Kutta": pypde_runge_kutta,
     "fplanck": fplanck,
 }
 

@@ -1,23 +1,25 @@
-"""Generator and steady state by subtraction-free elimination, against sparse LU on the very same matrix.
+"""Generator, steady state and evolution: against sparse LU on the very same matrix, FiPy, py-pde and fplanck.
 
-Three problems whose density e^{−Φ/T} is known: D = I (five points per cell, the grid's own steady state is exact), a
-10:1 diffusion tensor that rotates in space, with off-diagonal entries (more points, second order), and two wells
-behind a barrier of 40 temperatures. Each measurement is a process of its own, so that its peak memory is its own.
-Run by `make bench`; writes docs/benchmarks/fokker_planck.md.
+Three steady problems whose density e^{−Φ/T} is known: D = I (five points per cell, the grid's own steady state is
+exact), a 10:1 diffusion tensor that rotates in space, with off-diagonal entries (more points, second order), and two
+wells behind a barrier of 100 temperatures. Each measurement is a process of its own, so that its peak memory is its
+own. The evolution and its peers are in `_evolution.py`. Run by `make bench`; writes docs/benchmarks/fokker_planck.md.
+With --quick everything is short, the figures mean nothing, and the page goes to build/benchmarks.
 """
 
 import json
 import math
-import resource
+import os
 import subprocess
 import sys
 import time
 
 import numpy as np
-from _machine import machine, publish, table
+from _evolution import PEERS_PYTHON, section
+from _machine import DOCS, machine, peak_bytes, publish, table
 
-SIZES = {"isotropic": (64, 128, 256, 512), "tensor": (64, 128, 256, 512), "barrier": (256,)}
-CASES = {"isotropic": (0.1, 4.0), "tensor": (0.25, 3.0), "barrier": (0.00625, 2.0)}  # temperature, half width of box
+SIZES = {"isotropic": (128, 256, 512, 1024), "tensor": (128, 256, 512), "barrier": (256,)}
+CASES = {"isotropic": (0.1, 4.0), "tensor": (0.25, 3.0), "barrier": (0.0025, 2.0)}  # temperature, half width of box
 SOLVERS = ("elimination", "LU")
 RATIO = 10
 BULK = 20  # nats below the top
@@ -58,11 +60,6 @@ def null_vector(matrix, pinned: int) -> np.ndarray:
     rho = np.ones(matrix.shape[0])
     rho[keep] = factors.solve(right)
     return rho
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(case: str, solver: str, cells: int) -> dict[str, float]:
@@ -113,9 +110,9 @@ def measure(case: str, solver: str, cells: int) -> dict[str, float]:
     }
 
 
-def rows_of(case: str) -> tuple[list[list[str]], dict[str, float]]:
+def rows_of(case: str, quick: bool) -> tuple[list[list[str]], dict[str, float]]:
     rows, last = [], {}
-    for cells in SIZES[case]:
+    for cells in SIZES[case][:1] if quick else SIZES[case]:
         for solver in SOLVERS:
             command = [sys.executable, __file__, case, solver, str(cells)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -132,11 +129,12 @@ def _number(value: float) -> str:
     return f"{value:.1e}" if math.isfinite(value) else "∞"
 
 
-def main() -> None:
+def main(quick: bool) -> None:
     columns = ["cells", "build, s", "solve, s", "memory, MiB", "L1 error", "log ρ, bulk", "log ρ, all", "cells not > 0"]
-    isotropic, facts = rows_of("isotropic")
-    tensor, tensor_facts = rows_of("tensor")
-    barrier, _ = rows_of("barrier")
+    isotropic, facts = rows_of("isotropic", quick)
+    tensor, tensor_facts = rows_of("tensor", quick)
+    barrier, barrier_facts = rows_of("barrier", quick)
+    evolution, versions = section(quick)
     publish(
         "fokker_planck",
         f"""# Fokker–Planck
@@ -145,7 +143,8 @@ The steady density of one generator by two solvers: `log_steady_state`, which el
 extended range, and SciPy's sparse LU (`splu`, minimum degree on $A + A^\\top$, symmetric mode) with the most likely
 cell pinned to 1. Both see the same matrix. *Build* is the assembly of the generator, *memory* what the process grew
 by, the *L1 error* is against the exact density $e^{{-\\Phi/T}}$; *log ρ* is the largest
-$|\\log\\hat\\rho - \\log\\rho|$ over the cells within {BULK} nats of the top (the bulk) and over all cells.
+$|\\log\\hat\\rho - \\log\\rho|$ over the cells within {BULK} nats of the top (the bulk) and over all cells. The
+time of `log_steady_state` holds a second solution, on half as many cells per axis, from which it estimates its error.
 
 ## D = I
 
@@ -170,7 +169,8 @@ noise, converges more slowly.
 
 $D = I$ and the same Φ at $T = {CASES["barrier"][0]:g}$ on $[-{CASES["barrier"][1]:g}, {CASES["barrier"][1]:g}]^2$. Two
 wells of equal weight exchange mass at a rate $\\propto e^{{-{0.25 / CASES["barrier"][0]:.0f}}}$, below the rounding of
-the diagonal: LU subtracts and loses the other well, elimination never subtracts.
+the diagonal: LU subtracts and loses the other well, elimination never subtracts. {barrier_facts["nats"]:.0f} nats from
+the top to the lowest cell.
 
 {table(columns, barrier)}
 
@@ -178,13 +178,17 @@ Where all cells mix, LU is as exact and faster: without pivoting it keeps the si
 tails come out positive. Its error grows with the barrier between wells, like $\\varepsilon e^{{\\Delta\\Phi/T}}$; that
 of the elimination does not depend on it.
 
-{machine("sde-sgd", "numpy", "scipy", "numba")}
+{evolution}
+{machine("sde-sgd", "numpy", "scipy", "numba")} Peers: {", ".join(map(" ".join, versions.items()))}.
 """.rstrip(),
+        PEERS_PYTHON.parents[2] / "benchmarks" if quick else DOCS,
     )
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 4:
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    elif not PEERS_PYTHON.exists():
+        sys.exit(f"{os.path.relpath(PEERS_PYTHON)} is missing; `make bench` makes it from benchmarks/peers.txt")
     else:
-        main()
+        main("--quick" in sys.argv[1:])

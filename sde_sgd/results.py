@@ -116,7 +116,8 @@ def load(path: str | os.PathLike) -> "xr.Dataset | xr.DataTree":
     try:
         # Opened once: whoever replaces or deletes the file meanwhile does not change what is read.
         with open(path, "rb") as file, xr.open_datatree(file, engine="h5netcdf", decode_timedelta=True) as tree:
-            data = tree.load()
+            # Group by group: DataTree.load skips a variable that has the name of a group.
+            data = xr.DataTree.from_dict({group.path: group.to_dataset(inherit=False).load() for group in tree.subtree})
     except FileNotFoundError:
         raise NoResult(f"there is no result at {path}") from None
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as fault:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import solve_continuous_lyapunov
 from scipy.special import erfc
 
 from sde_sgd.fokker_planck import FokkerPlanck
@@ -193,6 +194,25 @@ def test_one_dimension_and_rings():
     assert np.ptp(found.current.values) < 1e-12 and found.current.values.min() > 0.1
     np.testing.assert_allclose(found.current.values, fp.current(fp.steady_state()).values, rtol=1e-3)
     assert found.remainder.dims == ("angle", "component")
+
+
+def test_three_dimensions():
+    """A linear process with a full D and a current: j = b + D∇Φ of its Lyapunov covariance, of second order."""
+    drift = np.array([[1.0, 0.6, 0.0], [-0.6, 1.2, 0.3], [0.0, -0.3, 0.9]])
+    tensor = np.array([[1.0, 0.2, 0.0], [0.2, 0.8, 0.1], [0.0, 0.1, 1.2]])
+    temperature, errors = 0.3, []
+    covariance = solve_continuous_lyapunov(drift, 2 * temperature * tensor)
+    names = ("x", "y", "z")
+    rows = [" + ".join(f"({-v})*{n}" for v, n in zip(row, names)) for row in drift]
+    process = Process(rows, tensor.tolist(), temperature, variables=names)
+    for cells in (12, 20):
+        grid = Grid((-2.2,) * 3, (2.2,) * 3, (cells,) * 3)
+        found = decompose(FokkerPlanck(process, grid))
+        x, rho = grid.centers(), np.exp(-found.potential.values / temperature)
+        exact = x @ (temperature * tensor @ np.linalg.inv(covariance) - drift).T
+        errors.append((np.abs(found.remainder.values - exact).sum(-1) * rho).sum() / rho.sum())
+    assert "q" not in found and "not unique" in found.attrs["q"] and set(found.dims) == {*names, "component"}
+    assert np.log(errors[0] / errors[1]) / np.log(20 / 12) > 1.7
 
 
 def test_periodic_axes_leave_q_out_and_say_so():

@@ -149,6 +149,16 @@ def test_what_cannot_be_saved_is_named(tmp_path, data, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_variable_may_have_the_name_of_a_group(tmp_path):
+    part = xr.Dataset({"density": ("x", [1.0, 2.0])}, {"x": [0.5, 1.5]})
+    tree = xr.DataTree.from_dict({"/": xr.Dataset({"other": 1.0}), "/density": part, "/density/x2": part * 2})
+    save(tree, tmp_path / "result.nc")
+    found = load(tmp_path / "result.nc")
+    for name, factor in (("density", 1), ("density/x2", 2)):
+        np.testing.assert_array_equal(found[name].to_dataset()["density"], [factor, 2.0 * factor])
+        np.testing.assert_array_equal(found[name].to_dataset()["x"], [0.5, 1.5])
+
+
 def test_loading_refuses(tmp_path):
     with pytest.raises(ValueError, match="no result at"):
         load(tmp_path / "absent.nc")

@@ -41,7 +41,7 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
     cell (`attrs["longest_offset"]`) and a current runs along a reflecting wall, the few cells next to the wall are
     right together and not one by one. There Φ is off by O(h) and j, J and div j by O(1), so that their error summed
     over all cells is of first order; that of ρ, Φ and q stays of second. On a periodic axis J has a harmonic part
-    besides T div(Qρ), ψ has no gauge, and q is left out, as `attrs["q"]` says.
+    besides T div(Qρ), ψ has no gauge, and q is left out; so it is in 3-D, where Q is not unique. `attrs["q"]` says so.
 
     Raises ValueError if `fp` is not a FokkerPlanck, and where the steady state does (absorbing walls, a chain
     that is not irreducible).
@@ -77,6 +77,8 @@ def decompose(fp: FokkerPlanck) -> xr.Dataset:
     }
     if grid.dim == 1:
         attrs["q"] = "left out: in one dimension an antisymmetric Q is zero"
+    elif grid.dim == 3:
+        attrs["q"] = "left out: in three dimensions Q is not unique"
     elif any(grid.periodic):
         attrs["q"] = "left out: on a periodic axis the current has a harmonic part that no stream function holds"
     else:
