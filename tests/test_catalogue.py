@@ -244,7 +244,12 @@ def test_gradients_against_differences_inside_the_domain(case):
 START = {"spiral": (1.0, 0.0), "hopf": (1.0, 0.0), "scale_invariant": (0.6, 0.5)}  # no isolated minimum to start at
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+QUICK = ("double_well", "example_19", "mueller_brown", "neuron", "ring", "spiral")  # a kernel each
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.evidence) for name in CATALOGUE]
+)
 def test_paths_at_the_default_temperature(name):
     landscape = sde.landscapes.get(name)
     start = START.get(name)

@@ -207,7 +207,12 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", OTHERS)
+KERNELS_OF_THEIR_OWN = ("region by a function and its argument", "region by an object", "region by a method")
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(k, marks=pytest.mark.evidence) if k in KERNELS_OF_THEIR_OWN else k for k in OTHERS]
+)
 def test_another_question_is_refused(what, tmp_path, monkeypatch):
     """Its checkpoint stays as it was, and the run it belongs to ends with its own bits."""
     run, other = OTHERS[what]
@@ -328,6 +333,7 @@ def test_coarse_increments_are_sums_of_fine_ones(m, scheme):
 EULER = dict(scheme="euler_maruyama")
 
 
+@pytest.mark.evidence
 def test_double_integrals_coarsen_with_their_increments():
     """dx = dW, dy = x dt: SRA1 gives y = ∫x dt exactly at every step, so coarse and fine agree to rounding on the same
     noise; Euler's y does not."""

@@ -252,6 +252,7 @@ def test_first_passage_times(table):
     )
 
 
+@pytest.mark.evidence
 def test_exits_past_a_reflecting_side():
     """Brownian motion from 0 on [0, ∞) with a mirror at 0 leaves x < 1 after L²/(2TD) = 1 (4 standard errors); without
     the mirror it takes for ever on the average, and most paths are still inside."""

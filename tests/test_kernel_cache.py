@@ -31,7 +31,7 @@ def compile_landscapes(count, environment):
     return run.stdout.strip()
 
 
-@pytest.mark.parametrize("count, processes", [(2, 2), pytest.param(10, 4, marks=pytest.mark.evidence)])
+@pytest.mark.parametrize("count, processes", [(1, 2), pytest.param(10, 4, marks=pytest.mark.evidence)])
 def test_landscapes_compiled_by_processes_sharing_one_empty_cache(tmp_path, count, processes):
     cache = tmp_path / "cache"
     with ThreadPoolExecutor(processes) as pool:

@@ -1,6 +1,7 @@
 """Every compiled form of a landscape against differences, dense algebra and closed forms."""
 
 import pickle
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,17 +102,22 @@ EXPRESSIONS = [
 ]
 
 
-@pytest.mark.parametrize("text", EXPRESSIONS)
-def test_lanes_numpy_and_differences_agree(text):
-    """The same expression through the path kernel (one nearly noiseless step), NumPy and central differences."""
-    landscape = sde.Landscape("x", text, parameters={"a": 0.7, "b": 2.0})
-    x = np.array([[-1.3], [-0.4], [0.6], [1.9]])
-    if "x**0.5" in text:
-        x = np.abs(x)
+@pytest.mark.parametrize("texts", [EXPRESSIONS[::2], EXPRESSIONS[1::2]], ids=["even", "odd"])
+def test_lanes_numpy_and_differences_agree(texts):
+    """Each expression in a variable of its own: path kernel (one nearly noiseless step), NumPy, central differences."""
+    names = [f"x{i}" for i in range(len(texts))]
+    loss = " + ".join(f"({re.sub(r'(?<![a-z])x', name, text)})" for text, name in zip(texts, names))
+    landscape = sde.Landscape(names, loss, parameters={"a": 0.7, "b": 2.0})
+    x = np.outer([-1.3, -0.4, 0.6, 1.9], np.ones(len(texts)))
+    for i, text in enumerate(texts):
+        if "x**0.5" in text:
+            x[:, i] = np.abs(x[:, i])
     gradient = landscape.gradient(x)
-    step = sde.simulate(landscape.at_temperature(1e-40), x, step=0.5, steps=1, paths=4).x.values
-    np.testing.assert_allclose(step, (x - 0.5 * gradient)[:, 0], rtol=1e-14, atol=1e-15)
-    np.testing.assert_allclose(gradient, central(landscape.loss, x), rtol=1e-7, atol=1e-8)
+    run = sde.simulate(landscape.at_temperature(1e-40), x, step=0.5, steps=1, paths=4)
+    np.testing.assert_allclose(np.stack([run[n] for n in names], -1), x - 0.5 * gradient, rtol=1e-14, atol=1e-15)
+    for i, text in enumerate(texts):
+        alone = sde.Landscape("x", text, parameters={"a": 0.7, "b": 2.0})
+        np.testing.assert_allclose(gradient[:, i], central(alone.loss, x[:, i : i + 1])[:, 0], rtol=1e-7, atol=1e-8)
 
 
 def test_torch_agrees_where_it_is_installed():

@@ -92,7 +92,7 @@ def test_loops_and_named_variables_give_the_same_paths(monkeypatch, d, scheme, m
 SGD = [
     pytest.param({"momentum": 0.9, "nesterov": True, "weight_decay": 0.2}, marks=pytest.mark.evidence),
     pytest.param({"svag": 4}, marks=pytest.mark.evidence),
-    {"svrg": 5},
+    pytest.param({"svrg": 5}, marks=pytest.mark.evidence),  # of few weights: test_high_dimension
     pytest.param({"sampling": "reshuffling", "momentum": 0.5}, marks=pytest.mark.evidence),
 ]
 
@@ -142,6 +142,7 @@ def test_a_hundred_linear_variables_have_the_covariance_of_the_scheme():
     assert z_of_covariance(result.state.values, exact) > 5  # the step's bias is seen: the test has power
 
 
+@pytest.mark.evidence
 def test_saved_states_keep_their_variables():
     landscape = linear(20)
     result = sde.simulate(landscape.at_temperature(0.1), np.zeros(20), step=0.1, steps=6, paths=3, save_every=2)

@@ -160,6 +160,7 @@ def test_errors_are_the_errors():
     assert (spread > 1.8 * naive).all()
 
 
+@pytest.mark.evidence
 def test_cancellation_is_avoided_by_the_start():
     """Fluctuations of 1e-7 about 1e4: sums about 0 would leave no digit of the covariance."""
     far = sde.Landscape("x", "(x - 10000)**2/2").at_temperature(1e-14)
@@ -227,6 +228,7 @@ def test_the_declared_order_divides_the_difference():
     assert walled["covariance_bias"].attrs["order"] == 1
 
 
+@pytest.mark.evidence
 def test_a_density_knows_its_bias():
     grid = sde.Grid(-2.5, 2.5, 10)
     options = dict(step=0.2, steps=400, paths=4000, burn_in=50, scheme="euler_maruyama", seed=3)
@@ -245,6 +247,7 @@ def test_a_density_knows_its_bias():
     assert float(corrected.sum()) < 0.4 * float(off.sum())
 
 
+@pytest.mark.evidence
 def test_a_density_of_projected_variables():
     """Three of five variables, and the marginal law of a direction, at 5 standard errors."""
     five = linear(5)

@@ -100,6 +100,7 @@ def test_noise_that_depends_on_the_point_between_walls():
     assert abs(mean - stratonovich) > 10 * error and abs(mean - 0.5) > 10 * error
 
 
+@pytest.mark.evidence
 def test_a_turning_tensor_between_walls():
     """D = [[1 + x/2, y/2], [y/2, 1]], drift T div D: uniform in the unit square at every T. Means and the diagonal
     excess within 4.5σ + h at h = 2e-3; without the drift the density is tilted by more than 10σ."""

@@ -153,6 +153,7 @@ def test_the_definition_is_stationary():
     assert sde.Underdamped(turning, 1.0, 1.0).potential(np.zeros(4)) is None
 
 
+@pytest.mark.evidence
 def test_an_exit_over_the_barrier():
     """High friction: the exit time from a well is γ times that without momentum (Smoluchowski), within 4σ + 5 %."""
     temperature, friction = 0.2, 10.0
