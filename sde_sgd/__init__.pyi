@@ -3,6 +3,7 @@ from . import landscapes as landscapes
 from . import potential as potential
 from . import results as results
 from . import schedules as schedules
+from .errors import BoxWarning as BoxWarning
 from .errors import Diverged as Diverged
 from .errors import TooFewSamples as TooFewSamples
 from .fokker_planck import FokkerPlanck as FokkerPlanck

@@ -104,12 +104,7 @@ class _Search:
     @staticmethod
     def _layers(log_mass: np.ndarray, axis: int) -> np.ndarray:
         """log of the mass of each layer of cells across an axis."""
-        others = tuple(a for a in range(log_mass.ndim) if a != axis)
-        return (
-            np.logaddexp.reduce(np.moveaxis(log_mass, axis, 0).reshape(log_mass.shape[axis], -1), axis=1)
-            if (others)
-            else log_mass
-        )
+        return np.logaddexp.reduce(np.moveaxis(log_mass, axis, 0).reshape(log_mass.shape[axis], -1), axis=1)
 
     def _quantiles(self, log_mass: np.ndarray, axis: int, log_tail: float, margin: int = 0) -> tuple[int, int]:
         """The first and the last edge between which all but e^log_tail at either side lies, with layers to spare."""

@@ -31,12 +31,12 @@ MOMENT_ALARM = 5e-3  # probability that chance alone makes any mean or variance 
 DISTANCE_ALARM = 2e-4  # and one distance between densities: `distances.Distance.agrees`
 _CELLS = {1: 80, 2: 40, 3: 16}  # per axis of the histogram
 _FINEST = {1: 64, 2: 16, 3: 2}  # cells of the grid along one of the histogram, at most
-_FINE = 5e-3  # the grid's error of the density, above which it is refined
 _COARSE = 0.1  # that of the finest grid, above which a comparison says nothing
 _BURN, _SAMPLE = 8, 16  # relaxation times: e⁻⁸ of what the start was off is left
 _SINGULAR = 1e-10  # smallest over largest eigenvalue of a D of lower rank
 _CUT = 1e-3  # share of the density beside the walls of the domain, from which on it is cut
 _HEATED = 1.25  # by which T is raised where wells exchange too rarely for paths
+_HOTTEST = 100.0  # times the usual temperature, beyond which it is another question
 _TWICE = 2.0  # the grid's error is an estimate, and may be half of the true one
 _ROUNDING = 1e-10  # of sums over the cells, in standard deviations
 _REST = 0.5  # share of the step's bias that may be left once its leading term is taken off
@@ -44,14 +44,15 @@ _REST = 0.5  # share of the step's bias that may be left once its leading term i
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a landscape may cost: path-steps of a cheap drift, and between how many paths."""
+    """How much a landscape may cost: path-steps of a cheap drift, between how many paths, and how fine the grid is."""
 
     path_steps: float = 1.2e9
     fewest: int = 256
     paths: int = 16384
+    fine: float = 5e-3  # the grid's error of the density, above which it is refined
 
 
-FULL, QUICK = Effort(), Effort(3e7, 128, 1024)
+FULL, QUICK = Effort(), Effort(3e7, 128, 1024, 0.03)
 
 
 class NotCompared(ValueError):
@@ -149,13 +150,18 @@ class Plan:
         _check_noise(landscape.at_temperature())
         usual = temperature = landscape.at_temperature().constant_temperature
         while True:
-            plan = cls._at(landscape.at_temperature(temperature))
-            start, relaxation = start_of(plan.process, None), _relaxation(plan.fp)
+            plan = cls._at(landscape.at_temperature(temperature), effort.fine)
+            start, relaxation = start_of(plan.process, None), _relaxation(plan.rough)
             step = _step(plan.process, start)
             steps, paths = _run_of(relaxation / step, effort, _cost(plan.process))
             if paths:
                 break
             temperature *= _HEATED
+            if temperature > _HOTTEST * usual:
+                raise NotCompared(
+                    f"{steps} steps of each of {effort.fewest} paths are needed, {_HOTTEST:g} times hotter still, and "
+                    f"{effort.path_steps:.2g} steps of all allowed"
+                )
         settings = {
             "landscape": name, "temperature": temperature, "usual_temperature": usual, "relaxation": relaxation,
             "step": step, "steps": steps, "paths": paths, "start": start,
@@ -165,7 +171,7 @@ class Plan:
         return replace(plan, settings=settings)
 
     @classmethod
-    def _at(cls, process: Process) -> "Plan":
+    def _at(cls, process: Process, fine: float) -> "Plan":
         try:
             around = Grid.around(process)
         except ValueError as fault:
@@ -190,7 +196,7 @@ class Plan:
                         f"on {' × '.join(map(str, fp.grid.shape))} cells the error of the grid is {error:.2g}, of 2 at "
                         "most: too coarse to say anything of the paths"
                     )
-                if finest or (factor > 2 and error < _FINE):
+                if finest or (factor > 2 and error < fine):
                     return plan
                 rough, factor = fp, 2 * factor
 
@@ -229,7 +235,7 @@ def _check_noise(process: Process) -> None:
 
 
 def _relaxation(fp: FokkerPlanck) -> float:
-    """1/Re λ₁: the time after which a start is forgotten."""
+    """1/Re λ₁: the time after which a start is forgotten. A length of runs, for which a grid half as fine will do."""
     values = fp.spectrum(2)["eigenvalue"].values
     return float(1.0 / np.sort(values.real)[1])
 

@@ -91,11 +91,6 @@ def generator(process: Process, config: dict[str, Any]) -> FokkerPlanck:
 def steady(fp: FokkerPlanck) -> xr.Dataset:
     """The density with its moments and their errors, and the parts of the drift that follow from it."""
     result = solved(fp)
-    if fp.grid.dim == 3:  # `decompose` is for one and two variables: its stream function is of a plane
-        log_density = result["log_density"]
-        result["potential"] = fp.process.constant_temperature * (log_density.max() - log_density)
-        result["current"] = fp.current(result["density"])
-        return result
     parts = decompose(fp)
     return result.merge(parts, combine_attrs="override").assign_attrs(result.attrs | {"q": parts.attrs["q"]})
 
@@ -115,7 +110,7 @@ def exits(fp: FokkerPlanck, config: dict[str, Any]) -> xr.Dataset:
         lasting = fp.quasi_stationary(region)
     except ValueError as fault:
         return result.assign_attrs(rate_missing=str(fault))
-    return result.merge(lasting, combine_attrs="override").assign_attrs(result.attrs)
+    return result.merge(lasting, combine_attrs="override").assign_attrs(lasting.attrs | result.attrs)
 
 
 def modes_of_relaxation(fp: FokkerPlanck, k: int) -> xr.Dataset:
@@ -143,10 +138,13 @@ def as_found(modes: xr.Dataset) -> xr.Dataset:
 def evolution(run: Run, fp: FokkerPlanck, config: dict[str, Any], progress: Progress) -> xr.Dataset:
     """The density at equal times from a point, and how its free energy falls where there is a steady state."""
     times = config["evolve"] * np.arange(config["snapshots"] + 1) / config["snapshots"]
+    lasting = "absorbing" not in fp.grid.boundary
+    if lasting:
+        fp.steady_state()  # also in a run that found this stage done: the bias of the splitting is measured by it
     kept = run.folder / STEPS  # as far as it got, should it be interrupted
     density = fp.evolve(config["start"], times, scheme=config["scheme"], file=kept, progress=progress).load()
     result = xr.Dataset({"density": density}, attrs=density.attrs)
-    if "absorbing" in fp.grid.boundary:
+    if not lasting:
         return result
     return result.merge(fp.free_energy(density), combine_attrs="override").assign_attrs(density.attrs)
 
@@ -159,8 +157,7 @@ def _region(fp: FokkerPlanck, config: dict[str, Any], name: str) -> Region:
 def diagnose(fp: FokkerPlanck, groups: dict[str, xr.Dataset]) -> xr.Dataset:
     """What says how far the numbers can be trusted, as scalars."""
     facts: dict[str, Any] = {"cells": fp.grid.size}
-    sources = [fp.attrs, *(group.attrs for group in groups.values())]
-    for attrs in sources:
+    for attrs in (fp.attrs, groups["/steady"].attrs if "/steady" in groups else {}):
         facts |= {k: float(v) for k, v in attrs.items() if k in TOLD and isinstance(v, int | float)}
     if "/steady" in groups:
         facts["detailed_balance"] = bool(fp.detailed_balance)

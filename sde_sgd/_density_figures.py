@@ -70,7 +70,7 @@ def evolution(groups: Groups) -> "Figure | None":
     if found.ndim == 4:
         return plots.plot_marginals(found.isel(time=-1, drop=True))
     last = found.sizes["time"] - 1
-    count = _MAPS if last >= _MAPS else min(last, 4)  # rows that are full
+    count = min(last, _MAPS)
     chosen = [round(last * (k + 1) / count) for k in range(count)]
     panels = {f"t = {float(found.time[k]):.3g}": found.isel(time=k, drop=True) for k in chosen}
     return plots.plot_densities(panels, columns=2 if count == 4 else None)

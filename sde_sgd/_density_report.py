@@ -95,12 +95,14 @@ def _exits(data: xr.Dataset) -> dict[str, Any]:
 
     told: dict[str, Any] = {"region": data.attrs["region"]}
     where, log_time = at(data["log_density"].where(time.notnull())) if "log_density" in data else at(time)
+    told["residual"] = float(time.attrs["residual"])
     told |= {"from": dict(zip(names, where)), "mean_exit_time": _power(log_time), "log_mean_exit_time": log_time}
     if "start_log_mean_exit_time" in data:
         log_time = float(data["start_log_mean_exit_time"])
         told |= {"start_mean_exit_time": _power(log_time), "start_log_mean_exit_time": log_time}
     if "rate" in data:
         told |= {"rate": float(data["rate"]), "log_rate": float(data["log_rate"])}
+        told["rate_error"] = float(data.attrs["rate_error"])
     else:
         told["rate_missing"] = data.attrs["rate_missing"]
     return told

@@ -1,4 +1,4 @@
-"""Faults the user can act on. All are ValueErrors: name the value, what is allowed, what to do."""
+"""Faults the user can act on, ValueErrors that name the value, what is allowed and what to do; and warnings."""
 
 
 class Diverged(ValueError):
@@ -15,3 +15,7 @@ class Diverged(ValueError):
 
 class TooFewSamples(ValueError):
     """The data cannot support the estimate or its error bar."""
+
+
+class BoxWarning(UserWarning):
+    """The box of a grid cuts a density, its walls deflect a current, or its cells are too coarse for the drift."""

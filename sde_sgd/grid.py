@@ -113,8 +113,8 @@ class Grid:
         much sits beside it.
 
         Raises ValueError where there is no such box: the mass goes on spreading (no steady state, or power-law
-        tails), or a grid of the largest shape, or of the one given, would have cells wider than ℓ. When not to use
-        it: a well that neither the lattice of first looks nor the drift finds is missed.
+        tails), or a grid of the largest shape, or of the one given if it is finer, would have cells wider than ℓ. When
+        not to use it: a well that neither the lattice of first looks nor the drift finds is missed.
 
         >>> from sde_sgd.landscapes import get
         >>> Grid.around(get("double_well").at_temperature(0.1), shape=96).shape

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _checks
 
-_MOST_TURNS = 10_000
+_MOST_TURNS = 1_000_000
 
 __all__ = ["Annealing", "Cyclic", "StepDecay", "Trapezoid"]
 
@@ -54,9 +54,14 @@ class Cyclic:
         return self.low + (self.high - self.low) * (1.0 - np.abs(1.0 - 2.0 * (phase - np.floor(phase))))
 
     def breakpoints(self, end: float) -> list[float]:
-        """Every half period; of more than 10,000 the first, as steps that short see each turn anyway."""
+        """Every half period; ValueError beyond a million of them, which no steps that end at each could follow."""
         half = 0.5 * self.period
-        return _before(end, (half * i for i in range(1, min(_MOST_TURNS, math.ceil(end / half)))))
+        if end > _MOST_TURNS * half:
+            raise ValueError(
+                f"{self} turns more than {_MOST_TURNS} times before {end:g}; take a longer period, or a temperature "
+                "between its ends"
+            )
+        return _before(end, (half * i for i in range(1, math.ceil(end / half) + 1)))
 
 
 @dataclass(frozen=True)

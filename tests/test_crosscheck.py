@@ -76,10 +76,15 @@ def test_what_has_no_steady_state_is_refused_with_the_reason(name, words):
 
 
 def test_a_grid_too_coarse_to_compare_with_is_refused(monkeypatch):
-    monkeypatch.setattr(check, "_FINE", 1e-12)
     monkeypatch.setattr(check, "_COARSE", 1e-9)
     with pytest.raises(check.NotCompared, match="cells the error of the grid is"):
-        check.compare("pearson", check.QUICK)
+        check.compare("pearson", replace(check.QUICK, fine=1e-12))
+
+
+def test_paths_that_would_take_too_long_at_any_temperature_are_refused(monkeypatch):
+    monkeypatch.setattr(check, "_HOTTEST", 1.2)
+    with pytest.raises(check.NotCompared, match=r"\d+ steps of each of 128 paths are needed, 1\.2 times hotter still"):
+        check.compare("ring", check.Effort(1e3, 128, 1024))
 
 
 def test_the_command_tells_all_and_resumes_by_landscape(call, tmp_path):

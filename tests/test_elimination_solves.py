@@ -9,9 +9,9 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from sde_sgd import _memory
-from sde_sgd.fokker_planck import FokkerPlanck
+from sde_sgd.fokker_planck import FokkerPlanck, _fronts
 from sde_sgd.fokker_planck._edges import Edges
-from sde_sgd.fokker_planck._elimination import Elimination
+from sde_sgd.fokker_planck._elimination import Elimination, split
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
 
@@ -102,6 +102,27 @@ def test_every_entry_within_float64_to_1e_13(seed):
         for k in range(2):
             exact = chain.exact(keep, leak, source[:, k], functions=functions)
             assert max(abs(Fraction(float(x)) / e - 1) for x, e in zip(found[:, k], exact)) < 1e-13
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_sources_of_both_signs_cost_one_solve_and_no_digit(seed, monkeypatch):
+    """The error of each entry is relative to the solution for |source|, at rates from e^−500 to e^500."""
+    rng, chain = random_chain(seed, 721)
+    cells = chain.leak.size
+    keep, leak = np.arange(cells) != rng.integers(cells), np.zeros(cells)
+    leak[np.flatnonzero(keep)[:2]] = 1.0
+    source = rng.normal(size=cells)
+    elimination, calls = Elimination.of(chain, (cells,), keep=keep, leak=leak), []
+    solve = _fronts.solve
+    monkeypatch.setattr(_fronts, "solve", lambda *arguments: (calls.append(1), solve(*arguments)))
+    for solved, functions in ((elimination.extended_backward, True), (elimination.extended_forward, False)):
+        mantissa, exponent = solved(*split(source))
+        assert (mantissa[~keep] == 0.0).all()
+        exact = chain.exact(keep, leak, source, functions=functions)
+        size = chain.exact(keep, leak, np.abs(source), functions=functions)
+        for m, e, x, s in zip(mantissa[keep], exponent[keep], exact, size):
+            assert abs((Fraction(float(m)) * Fraction(2) ** int(e) - x) / s) < 1e-14
+    assert len(calls) == 2
 
 
 def test_counterexample_lu_loses_every_digit():
@@ -202,7 +223,7 @@ def test_faults_in_words(rotating, monkeypatch):
     monkeypatch.setattr(_memory, "available_bytes", lambda: 10**5)
     with pytest.raises(
         ValueError,
-        match=r"elimination on 1480 cells of a grid of 40 × 37 needs about .* GiB.*about 8 × 7 cells would fit",
+        match=r"elimination of 1480 cells on a grid of 40 × 37 cells needs about .* GiB.*\(about 8 × 7 fit\)",
     ):
         Elimination.of(edges, shape)
 

@@ -11,9 +11,6 @@ from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
 from sde_sgd.process import Process
 
-# Random fields do not care whether a box suits them.
-pytestmark = pytest.mark.filterwarnings("ignore::sde_sgd.fokker_planck.BoxWarning")
-
 F, D, T = np.array([[1.0, 0.8], [-0.8, 1.5]]), np.array([[1.0, 0.4], [0.4, 0.6]]), 0.3
 COVARIANCE = la.solve_continuous_lyapunov(F, 2 * T * D)
 
@@ -159,6 +156,13 @@ def test_a_point_is_a_start_of_second_order():
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.4) and errors[1] < 0.03, errors
 
 
+def test_a_point_in_one_variable_and_across_a_periodic_seam():
+    ring = Process("sin(pi*x)", [["1"]], 1.0, variables=("x",), domain={"x": (0.0, 2.0, "periodic")})
+    fp = FokkerPlanck(ring, Grid(0, 2, 8, boundary="periodic"))
+    first = fp.evolve(0.05, 0.0).values[0] * fp.grid.cell_volume
+    assert first[0] == pytest.approx(0.7) and first[-1] == pytest.approx(0.3) and first.sum() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_krylov_agrees_with_uniformisation(seed):
     fp, start = random_generator(seed)
@@ -262,7 +266,7 @@ def test_free_energy_never_rises(seed):
     assert max(rises(seed).values()) <= 1e-12
 
 
-@pytest.mark.evidence
+@pytest.mark.evidence(table="free_energy")
 def test_free_energy_of_a_hundred_processes(table):
     found = [rises(seed) for seed in range(100)]
     worst = {scheme: max(f[scheme] for f in found) for scheme in found[0]}
@@ -310,7 +314,7 @@ def test_tolerance_is_met_with_stiff_tensors(seed):
         assert 0.03 < ratio(fp, begin, 1e-2) < 1.0
 
 
-@pytest.mark.evidence
+@pytest.mark.evidence(table="tolerance")
 def test_tolerance_over_many_processes(table):
     """True error over tolerance on 60 random processes (tensors up to 100:1, currents, walls), from densities and
     from points."""

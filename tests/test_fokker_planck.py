@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg as la
 
 from sde_sgd.fokker_planck import FokkerPlanck
-from sde_sgd.fokker_planck._drop import drop3
+from sde_sgd.fokker_planck._inverse_step import inverse_step
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
 from sde_sgd.process import Process
@@ -174,8 +174,7 @@ def test_the_three_dimensional_solve_keeps_its_digits():
     correlated = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(3)
     here = unit @ correlated @ unit
     force, delta = rng.normal(size=(2, 50, 3)) @ unit
-    nothing = np.zeros(50)
-    found = drop3(here, force, delta, nothing, nothing, nothing)
+    found = (inverse_step(here, delta, np.zeros(50)) * force).sum(axis=1)
     with mpmath.workdps(40):
         exact = [float((mpmath.matrix(d).T * mpmath.lu_solve(mpmath.matrix(m.tolist()), mpmath.matrix(f)))[0])
                  for m, f, d in zip(here, force, delta)]  # fmt: skip
@@ -234,6 +233,25 @@ def test_extreme_peclet_numbers(size):
     exact = -size * (0.5 * x**2 + y**2)  # the midpoint rule is exact for a quadratic
     found = log_density - log_density.max()
     np.testing.assert_allclose(found, exact - exact.max(), rtol=1e-12, atol=1e-9 + 1e-16 * size)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("unit", [1e-3, 1e-7])
+def test_units_of_a_variable_change_nothing(unit, dim):
+    """The same process with y in units of 10³ and of 10⁷: D_yy is 10⁻¹⁴ of D_xx, and no noise is too weak for it."""
+    names, scale = ("x", "y", "z")[:dim], np.array([1.0, unit, 1.0])[:dim]
+    tensor = np.array([[1.0, 0.5, 0.2], [0.5, 0.7, 0.1], [0.2, 0.1, 0.4]])[:dim, :dim]
+
+    def generator(scale):
+        drift = [f"-{v}" if i else f"-x + y*{float(0.3 / scale[1])!r}" for i, v in enumerate(names)]
+        process = Process(drift, (tensor * np.outer(scale, scale)).tolist(), 0.3, variables=names)
+        return FokkerPlanck(process, Grid(-3 * scale, 3 * scale, (9,) * dim))
+
+    fp, expected = generator(scale), generator(np.ones(dim))
+    assert fp.attrs["longest_offset"] == expected.attrs["longest_offset"]
+    np.testing.assert_allclose(fp.added_diffusion.values[2:-2], 0.0, atol=0.0)
+    np.testing.assert_allclose(fp.edges.peclet, expected.edges.peclet, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fp.edges.conductance, expected.edges.conductance, rtol=1e-9)
 
 
 def test_axis_with_noise_that_vanishes_at_the_centre():

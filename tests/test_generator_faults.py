@@ -106,6 +106,9 @@ def test_a_density_must_be_real_finite_and_of_this_grid():
         fp.current(other)
     with pytest.raises(ValueError, match="dimensions"):
         fp.edge_current(density.rename(x="y"))
+    for coordinates in (list("abcdefgh"), [np.nan] * 8):
+        with pytest.raises(ValueError, match="belongs to another grid"):
+            fp.current(density.assign_coords(x=coordinates))
     for wrong, words in (
         (np.ones(9), r"shape \(9,\)"),
         (other[:4], r"shape \(4,\)"),
@@ -114,6 +117,8 @@ def test_a_density_must_be_real_finite_and_of_this_grid():
         (np.array([1.0] * 7 + [np.nan]), "must be finite, got nan at index"),
         (["a"] * 8, "real numbers"),
         (None, r"shape \(\)"),
+        (density.to_dataset(), r"density is a Dataset; give an array of shape \(8,\)"),
+        ([[1.0], [1.0, 2.0]], "density is a list"),
     ):
         with pytest.raises(ValueError, match=words):
             fp.current(wrong)
@@ -156,17 +161,26 @@ def test_memory_is_refused_before_it_is_taken(monkeypatch):
 @pytest.mark.parametrize("shape", [(3000, 2000), (150, 150, 90), (400, 400, 5)])
 def test_the_refusal_of_a_large_grid_says_what_fits(monkeypatch, shape):
     monkeypatch.setattr(_memory, "available_bytes", lambda: 2**32)
-    variables = ("x", "y", "z")[: len(shape)]
-    process = Landscape(variables, " + ".join(f"{v}**2" for v in variables)).at_temperature(1.0)
     grid = Grid((-1,) * len(shape), (1,) * len(shape), shape)
+    needed = _inputs.steady_bytes(grid)
     with pytest.raises(ValueError, match=r"needs about .* GiB.*; use fewer cells \(about [0-9 ×]+ fit\)") as refused:
-        FokkerPlanck(process, grid)
+        _inputs.check_memory(needed, "the steady state", shape)
     fitting = tuple(int(n) for n in str(refused.value).split("about ")[-1].split(" fit")[0].split("×"))
-    assert 0.1 * np.prod(shape) ** 0.5 < np.prod(fitting) < np.prod(shape)
-    smaller = Grid(grid.lower, grid.upper, fitting)
-    assert 0.05 * 2**31 < _inputs.least_bytes(smaller) <= 2**31
+    smaller = _inputs.steady_bytes(Grid(grid.lower, grid.upper, fitting))
+    assert 0.05 * 2**31 < smaller <= 2**31
     with pytest.raises(ValueError, match=r"available; use fewer cells or a smaller box$"):
-        _inputs.check_memory(2**80, "the steady state", grid)
+        _inputs.check_memory(2**80, "the steady state", shape)
+
+
+def test_a_grid_too_large_for_its_steady_state_still_evolves(monkeypatch):
+    process = Landscape(("x", "y"), "x**2 + y**2").at_temperature(1.0)
+    grid = Grid((-3, -3), (3, 3), (200, 200))
+    assert _inputs.generator_bytes(grid) < _inputs.steady_bytes(grid)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 2 * _inputs.steady_bytes(grid) - 2)
+    fp = FokkerPlanck(process, grid)
+    assert float(fp.evolve((0.0, 0.0), 0.1).sum()) * grid.cell_volume == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="the steady state on a grid of 200 × 200 cells needs"):
+        fp.steady_state()
 
 
 def test_noise_that_vanishes_where_the_drift_does_not():

@@ -88,7 +88,6 @@ def test_without_a_potential_the_generator_finds_the_box(temperature):
 
 
 @pytest.mark.evidence
-@pytest.mark.filterwarnings("ignore:the cell Péclet number")
 @pytest.mark.parametrize(("name", "temperature", "cells"), [("neuron", 0.2, 130), ("neuron_two_inputs", 0.01, 28)])
 def test_the_neurons_against_wider_boxes(name, temperature, cells):
     """No Φ is known: the mass outside by a finer generator on a box longer by 15 % at every side."""

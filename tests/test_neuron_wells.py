@@ -92,7 +92,6 @@ def crossed(temperature, batch_size, steps, replicas, svag=1):
     return count, -clock / np.log1p(-count / replicas) if count < replicas else 0.0
 
 
-@pytest.mark.filterwarnings("ignore:the cell Péclet number")  # coarse on purpose
 def test_the_poor_well_holds_the_mass():
     """On a grid that is coarse: all but 10⁻⁴ in the poor well, and 10⁸ units of time to get there."""
     found = wells(0.05, 64, box=((-3.0, -1.5), (1.8, 2.95)))
@@ -105,7 +104,6 @@ def test_the_poor_well_holds_the_mass():
     assert found.poor > 0.5  # though the loss there is higher by 0.37: the counterexample to "SGD finds the best well"
 
 
-@pytest.mark.filterwarnings("ignore:the cell Péclet number")
 @pytest.mark.evidence(table="neuron_wells")
 def test_the_steady_state_and_the_times(table):
     temperature, rows = 0.05, []

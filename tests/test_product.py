@@ -5,8 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+import sde_sgd as sde
 from sde_sgd import schedules
-from sde_sgd.fokker_planck import BoxWarning, FokkerPlanck, _wall_report
+from sde_sgd.errors import BoxWarning
+from sde_sgd.fokker_planck import FokkerPlanck, _wall_report
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape, get
 from sde_sgd.process import Process
@@ -63,6 +65,7 @@ def test_detailed_balance_is_found_on_the_rates():
     assert FokkerPlanck(swirling(0.0), box).detailed_balance
     linear = Process(("-x - 0.2*y", "-0.2*x - 0.7*y"), (("1", "0"), ("0", "1")), 0.5, variables=("x", "y"))
     assert linear.equilibrium_potential is None and FokkerPlanck(linear, box).detailed_balance
+    assert {fp.edges.leak.dtype for fp in generators()} == {np.dtype(float)}
     for fp in generators():  # a line without a ring is always reversible
         assert fp.detailed_balance == (fp.grid.dim == 1)
 
@@ -93,9 +96,20 @@ def test_a_broken_rate_is_seen():
         Landscape(("x", "y"), "x**4/4 + y**2/2"),
         Landscape(("x", "y"), "x**4/4 + y**2/2", diffusion=TURNED, circulation=("-y", "x")),
         Landscape(("x", "y"), "x**4/4 + y**2/2", diffusion=TURNED, circulation=("-y*T", "x*T")),
+        Landscape(("x", "y"), "x**4/4 + y**2/2", diffusion=TURNED, circulation=("-y*T", "x*exp(T)")),
+        Landscape.manufactured(("x", "y"), "x**4/4 + y**2/2", TURNED),
+        Landscape.manufactured(("x", "y"), "x**4/4 + y**2/2", TURNED, "sin(x)*y"),
         Landscape(("x", "y"), "x**4/4 + y**2/2", diffusion=[["x**2", "0"], ["0", "1"]], circulation=("1", "x")),
     ],
-    ids=["known potential", "full D", "drift with T", "noise that vanishes"],
+    ids=[
+        "known potential",
+        "full D",
+        "drift with T",
+        "drift with e^T",
+        "known potential, full D",
+        "Q",
+        "noise that vanishes",
+    ],
 )
 @pytest.mark.parametrize("boundary", ["reflecting", "absorbing"])
 def test_edges_at_a_temperature_are_those_of_the_process_at_it(landscape, boundary):
@@ -129,6 +143,20 @@ def test_a_schedule_shares_what_does_not_depend_on_temperature():
         fp.edges_at(0)
 
 
+@pytest.mark.parametrize(("circulation", "again"), [("x*T", False), ("x*exp(T)", True)])
+def test_a_drift_linear_in_temperature_is_not_evaluated_again(circulation, again, monkeypatch):
+    """b = b₀ + T b₁ takes two evaluations, whatever the number of temperatures; and D is needed once for any drift."""
+    landscape = Landscape(("x", "y"), "x**4/4 + y**2/2", diffusion=TURNED, circulation=("-y", circulation))
+    fp = FokkerPlanck(landscape.at_temperature(COOLING), Grid((-1.5, -1), (1.5, 2), (15, 14)))
+    fp.edges_at(1.0)
+    calls = []
+    for name in ("drift", "diffusion", "diffusion_divergence"):
+        real = getattr(Process, name)
+        monkeypatch.setattr(Process, name, lambda self, x, name=name, real=real: calls.append(name) or real(self, x))
+    fp.edges_at(0.3)
+    assert set(calls) == ({"drift"} if again else set())
+
+
 def test_noise_that_vanishes_bounds_the_peclet_number_at_every_temperature():
     """D = 0 for x < 0: there ε depends on T, and the edges are built anew rather than with rates beyond float64."""
     process = Process(
@@ -140,7 +168,7 @@ def test_noise_that_vanishes_bounds_the_peclet_number_at_every_temperature():
         assert 1e8 < np.abs(fp.edges_at(temperature).peclet).max() < 1e12
 
 
-# what walls do ---------------------------------------------------------------------------------------------
+# warnings, what walls do ---------------------------------------------------------------------------------------------
 
 
 def found(process, half, cells):
@@ -150,6 +178,29 @@ def found(process, half, cells):
         warnings.simplefilter("always")
         evidence = _wall_report.evidence(fp, mass)
     return evidence, " ".join(str(w.message) for w in caught if issubclass(w.category, BoxWarning))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda fp: fp.steady_state(),
+        lambda fp: fp.log_steady_state(),
+        lambda fp: sde.decompose(fp),
+        lambda fp: fp.spectrum(2),
+        lambda fp: fp.lag_covariance([0.0, 1.0]),
+        lambda fp: fp.free_energy(np.full((9, 9), 0.25)),
+        lambda fp: fp.entropy_production(np.full((9, 9), 0.25)),
+    ],
+)
+def test_a_warning_points_at_the_line_that_asked(use):
+    fp = FokkerPlanck(swirling(2.0), Grid((-1, -1), (1, 1), (9, 9)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        use(fp)
+    assert {w.category for w in caught} <= {sde.BoxWarning}
+    assert all((w.filename, w.lineno) == (__file__, use.__code__.co_firstlineno) for w in caught)
+    if "steady" in use.__code__.co_names[0]:
+        assert len(caught) == 1
 
 
 def test_a_rotation_in_a_square_box_is_deflected():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from sde_sgd.fokker_planck._eigenvalues import eigenvalue_range, least_shift
 from sde_sgd.fokker_planck._selling import selling
-from sde_sgd.fokker_planck._selling3 import eigenvalue_range
 
 
 def random_covariances(rng, count, ratio):
@@ -104,3 +104,23 @@ def test_extreme_eigenvalues():
     low, high = eigenvalue_range(matrices)
     exact = np.linalg.eigvalsh(matrices)
     assert np.abs(low - exact[:, 0]).max() < 1e-15 and np.abs(high - exact[:, 2]).max() < 3e-15
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e6])
+def test_the_least_noise_does_not_depend_on_units(dim, unit):
+    """In cells no eigenvalue is below the floor; with less than 98 % of ε one is; and nothing is added to regular D."""
+    rng, h = np.random.default_rng(6), np.array([1.0, unit, 1.0])[3 - dim :]
+    factors = rng.normal(size=(40, dim, max(dim - 1, 1)))
+    singular = factors @ factors.transpose(0, 2, 1) * (dim > 1)
+    regular = singular + 1e-6 * np.eye(dim)
+    floor = np.full(40, 1e-8)
+
+    def smallest(matrices, epsilon):
+        """In cells, of matrices in cells to which εI has been added in the variables' units."""
+        return np.linalg.eigvalsh(matrices + epsilon[:, None, None] * np.diag(h**-2.0))[:, 0]
+
+    scaled = np.outer(h, h)
+    assert (least_shift(regular * scaled, floor, 1e-10, 1 / scaled) == 0.0).all()
+    epsilon = least_shift(singular * scaled, floor, 1e-10, 1 / scaled)
+    assert (smallest(singular, epsilon) > 0.999e-8).all() and (smallest(singular, 0.98 * epsilon) < 0.999e-8).all()

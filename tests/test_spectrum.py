@@ -9,9 +9,7 @@ import scipy.linalg as la
 import scipy.sparse.linalg as sla
 
 import sde_sgd as sde
-
-# small grids: that they are coarse is known
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+from sde_sgd.fokker_planck import _lag_covariance
 
 F, D = np.array([[1.0, 2.0], [-2.0, 3.0]]), np.array([[1.0, 0.5], [0.5, 1.0]])
 
@@ -171,6 +169,14 @@ def test_a_tiny_gap_has_all_its_digits(loss, temperature, half, small):
     assert abs(plain.max() - values[1]) > 1e3 * values[1]
 
 
+def test_the_next_modulus_is_that_of_the_next_mode():
+    """Beside a gap of e^−100 the operator of the first level shows nothing but rounding."""
+    fp = line("(x**2-1)**2", 1 / 100, 160, 1.5)
+    few, more = fp.spectrum(2), fp.spectrum(3)
+    assert few.attrs["next_modulus"] == pytest.approx(float(more["eigenvalue"][2]), rel=1e-9)
+    assert len(few.attrs["shifts"]) == 2
+
+
 def test_what_float64_cannot_time_is_refused():
     assert float(line("(x**2-1)**2", 1 / 650, 800, 1.6).spectrum(2)["eigenvalue"][1]) < 1e-280
     with pytest.raises(ValueError, match="takes longer than float64 can tell; raise the temperature"):
@@ -210,6 +216,20 @@ def test_functions_are_right_where_nothing_ever_goes():
         assert np.abs(u[k] / exact * np.sign(u[k][0] * exact[0]) - 1)[far].max() < 0.1
         value = float(fp.spectrum(4)["eigenvalue"][k])
         assert (np.abs(dense @ u[k] - value * u[k]) <= 1e-6 * (abs(dense) @ np.abs(u[k]))).all()
+
+
+def test_functions_in_a_well_that_is_left_more_slowly_than_they_decay():
+    """Mass e^−60 in the other well: there u of a mode of the main one does not follow from its last few turns."""
+    fp = line("0.225*(x**2-1)**2 + 0.25*x", 0.008, 300, 1.8)
+    spectrum = fp.spectrum(7)
+    left, right = flat(fp, spectrum)
+    mass = fp.steady_state().values * fp.grid.cell_volume
+    assert np.abs(left @ right.T - np.eye(7)).max() < 1e-9
+    assert (left**2 @ mass) == pytest.approx(np.ones(7), rel=1e-9)
+    side = fp.grid.axes[0] > 0.0
+    main = int(np.argmin((left**2 * mass)[1:, side].sum(axis=1))) + 1  # the only one that lives in the main well
+    u, value, dense = left[main], float(spectrum["eigenvalue"][main]), -fp.matrix.T
+    assert (np.abs(dense @ u - value * u) <= 1e-6 * (abs(dense) @ np.abs(u))).all() and np.abs(u[side]).max() > 1e3
 
 
 def gap_ratio(temperature, cells):
@@ -344,6 +364,18 @@ def test_lag_covariance_over_many_decades_and_many_turns():
         exact = decay * np.array([[np.cos(rate.imag * t), -np.sin(rate.imag * t)],
                                   [np.sin(rate.imag * t), np.cos(rate.imag * t)]])  # fmt: skip
         assert np.abs(value.values[k] - exact).max() < 1e-8
+
+
+def test_a_time_of_many_spaces_keeps_to_the_tolerance(monkeypatch):
+    fp = solver(linear(), 4.0, 12)
+    times = [0.5, 1.0, 1.7, 3.0]
+    exact = fp.lag_covariance(times).values
+    monkeypatch.setattr(_lag_covariance, "_LONGEST", 9)
+    found = fp.lag_covariance(times, tolerance=1e-6)
+    assert np.abs(found.values - exact).max() < 1e-6 and 0.0 < found.attrs["error"] < 1e-6
+    monkeypatch.setattr(_lag_covariance, "_LONGEST", 3)
+    with pytest.raises(ValueError, match="a tolerance of 1e-12 is beyond rounding: to reach it, steps of"):
+        fp.lag_covariance(times, tolerance=1e-12)
 
 
 def test_observables_are_expressions_functions_or_fields():

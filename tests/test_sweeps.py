@@ -162,12 +162,21 @@ def test_tails_below_the_normal_range_become_zero():
     assert after[-1] == 0.0 and after[after > 0].min() >= 1e-290 and after.sum() == pytest.approx(1.0, abs=1e-15)
 
 
+@pytest.mark.parametrize("boundary", WALLS[:3])
+def test_what_is_not_a_number_stays_so(boundary):
+    """Rates beyond float64 must not turn a density into zeros, which would look like a result."""
+    edges = slanted(boundary).edges
+    rho = np.append(np.ones(edges.leak.size), 0.0)
+    Sweeps(replace(edges, conductance=1e300 * edges.conductance)).step(rho, 1e20)
+    assert not np.isfinite(rho).all()
+
+
 def test_few_lanes_stay_free():
     sweeps = Sweeps(slanted(shape=(64, 48)).edges)
     assert sweeps.slots < 1.2 * 64 * 48 * sweeps.offsets
 
 
-@pytest.mark.evidence
+@pytest.mark.evidence(table="sweeps")
 def test_cost(table):
     """The two sweeps of the five-point stencil at 256² cost at most 15 ns per cell."""
     process = Process(("-x", "-y"), [["1", "0"], ["0", "1"]], 1.0, variables=("x", "y"))

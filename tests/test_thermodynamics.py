@@ -7,9 +7,6 @@ import xarray as xr
 
 import sde_sgd as sde
 
-# small grids: that they are coarse is known
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
 F, D = np.array([[1.0, 2.0], [-2.0, 3.0]]), np.array([[1.0, 0.5], [0.5, 1.0]])
 
 

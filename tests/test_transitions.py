@@ -6,6 +6,7 @@ from scipy.integrate import quad
 from scipy.interpolate import CubicSpline
 
 from sde_sgd.fokker_planck import FokkerPlanck
+from sde_sgd.fokker_planck._cut_edges import residual
 from sde_sgd.fokker_planck._elimination import Elimination
 from sde_sgd.grid import Grid
 from sde_sgd.landscapes import Landscape
@@ -209,6 +210,70 @@ def test_committor_is_right_relative_to_itself():
         logs = np.log(q.where((q.x > -0.999) & (q.x < 0.9)))
         errors.append(at(logs, start) - expected)
     assert abs(errors[-1]) < 1e-4 and (np.abs(orders(errors) - 2) < 0.2).all(), errors
+
+
+def test_a_committor_that_is_0_has_a_residual_too():
+    """Left of a the process never comes to b, and between a and b all is as with a up to the wall."""
+    fp = double_well(0.1, 100)
+    q = fp.committor("-1.2 < x < -0.8", "0.8 < x < 1.2")
+    assert q.attrs["residual"] < 1e-13
+    np.testing.assert_array_equal(q.values[q.x.values < -0.8], 0.0)
+    np.testing.assert_allclose(q.values, fp.committor("x < -0.8", "x > 0.8").values, rtol=1e-12)
+
+
+def test_counterexample_the_residual_sees_a_value_that_is_wrong():
+    fp, nothing = double_well(0.1, 100), np.full(100, -np.inf)
+    everywhere, leak = np.ones(100, bool), np.where(np.arange(100) == 60, 0.0, -np.inf)
+    log_u = Elimination.of(fp.edges, fp.grid.shape, leak=np.exp(leak)).log_backward(leak)
+    assert residual(fp, everywhere, leak, log_u, leak) < 1e-13
+    for wrong in (-np.inf, log_u[30] + 0.1):
+        changed = log_u.copy()
+        changed[30] = wrong
+        assert residual(fp, everywhere, leak, changed, leak) > 0.01
+    assert residual(fp, everywhere, nothing, nothing, nothing) == 0.0
+
+
+# targets thinner than an edge -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stretched():
+    """Edges of up to three cells: D has eigenvalues 1 and 1/100, at an angle of 0.3."""
+    turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    diffusion = turn @ np.diag([1.0, 0.01]) @ turn.T
+    process = Process(["-x", "-y"], diffusion.tolist(), 0.5, variables=("x", "y"))
+    fp = FokkerPlanck(process, Grid((-2, -2), (2, 2), (40, 40)))
+    assert fp.attrs["longest_offset"] == 3
+    return fp
+
+
+def test_no_edge_leads_over_a_target(stretched):
+    """What starts left of a strip meets it or all that lies behind at the same time, in the same place."""
+    strip, behind = "0.02 <= x < 0.09", "x >= 0.02"
+    a, b = (stretched.mean_exit_time(f"not ({region})") for region in (strip, behind))
+    left = np.isfinite(b.values)
+    np.testing.assert_allclose(a.values[left], b.values[left], rtol=1e-12)
+    assert a.attrs["residual"] < 1e-12
+    with pytest.raises(ValueError, match="falls into 2 parts"):
+        stretched.quasi_stationary(f"not ({strip})")
+    q, p = (stretched.committor("x < -1", b) for b in (strip, behind))
+    np.testing.assert_allclose(q.values[left], p.values[left], rtol=1e-12)
+    assert q.attrs["residual"] < 1e-12
+
+
+def test_an_edge_that_meets_both_ends_at_the_nearer_one(stretched):
+    """Behind a strip of a, b is out of reach."""
+    q = stretched.committor("-0.09 <= x < -0.01", "0.01 <= x < 0.09")
+    assert not q.values[(q.x < 0.0).values].any() and (q.values[(q.x > 0.0).values] == pytest.approx(1, rel=1e-12))
+
+
+def test_transitions_to_a_strip_are_those_to_all_behind_it(stretched):
+    thin, thick = (stretched.transitions("x < -0.8", b) for b in ("0.02 <= x < 0.09", "x >= 0.02"))
+    for name in ("flux", "rate_ab", "rate_ba", "probability_b", "transition_time"):
+        assert float(thin[name]) == pytest.approx(float(thick[name]), rel=1e-10)
+    assert thin.attrs["flux_error"] < 1e-11 and thin.attrs["current_error"] < 1e-9
+    left = (thin.x < 0.02).values
+    np.testing.assert_allclose(thin.reactive_current.values[left], thick.reactive_current.values[left], atol=1e-9)
 
 
 # quasi-stationary laws -------------------------------------------------------------------------------------

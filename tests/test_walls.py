@@ -234,7 +234,7 @@ def test_the_edge_along_a_wall_carries_what_the_layer_loses():
 
 def test_short_offsets_leave_the_ghost_layer_eliminated():
     """λ₀₁ = 0.3, λ₁₁ = 0.5: half of each joined in series. Nothing is lost without a slanted offset."""
-    offset = np.array([[[1, 0], [0, 1], [1, 1]], [[1, 0], [0, 1], [0, 0]]])
+    offset = np.array([[[1, 0], [0, 1], [1, 1]], [[1, 0], [0, 1], [0, 0]]], np.int8)
     lost = _walls._lost(np.array([[0.2, 0.3, 0.5], [1.0, 2.0, 0.0]]), offset, 50)[:, 0, 0]
     np.testing.assert_allclose(lost, [0.5 * 0.3 * 0.5 / 0.8, 0.0], rtol=1e-14)
 

@@ -143,6 +143,19 @@ def colour_bar(figure: Any, maps: Any, mappable: Any, label: str, rows: int = 1,
     figure.colorbar(mappable, ax=maps, label=label, pad=0.02, aspect=22 * rows, **options)
 
 
+def outer(panels: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of a grid of panels that share their axes, flat: the others removed, labels at the left, and
+    below where no panel follows."""
+    columns, shown = panels.shape[1], panels.ravel()[:count]
+    for panel in panels.ravel()[count:]:
+        panel.remove()
+    for k, panel in enumerate(shown):
+        first, last = k % columns == 0, k + columns >= count
+        panel.tick_params(labelleft=first, labelbottom=last)
+        panel.set(xlabel=panel.get_xlabel() if last else "", ylabel=panel.get_ylabel() if first else "")
+    return shown
+
+
 def frame(ax: "Axes", names: tuple[str, str], x: np.ndarray, y: np.ndarray) -> None:
     """Label the two axes, fit them to the cells, and keep true proportions unless they would be extreme."""
     half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2

@@ -24,7 +24,8 @@ def plot_current(
     """Streamlines of the remainder j = J/ρ over levels of Φ/T; a line is the wider the faster the motion.
 
     `current` (x, y, component) on the same cells is drawn instead of j, where it is given: `fp.current(density)` of a
-    density on its way, or the current of transitions. Its lines end where it falls below 1e-4 of its largest.
+    density on its way, or the current of transitions. Its lines end where it falls below 1e-4 of its largest, or is
+    NaN.
 
     `decomposition` has `potential` (x, y) and `remainder` (x, y, component) on a uniform grid, and the
     attribute `temperature`. Only cells with Φ ≤ ceiling·T are shown. Where detailed balance holds (j = 0)
@@ -33,13 +34,13 @@ def plot_current(
     x_name, y_name, x, y, potential = plane(decomposition["potential"], "the potential")
     temperature = float(decomposition.attrs["temperature"])
     height = (potential - np.nanmin(potential)) / temperature
-    hidden = ~(height <= ceiling)
+    high = ~(height <= ceiling)
     remainder = _vectors(decomposition["remainder"] if current is None else current, (x_name, y_name), x, y)
     speed = np.hypot(remainder[..., 0], remainder[..., 1])
+    hidden = high | ~np.isfinite(speed)
     if current is not None:
         hidden |= ~(speed > _FAINT * np.max(speed, where=~hidden, initial=0.0))
     speed = np.where(hidden, 0.0, speed)
-    high = ~(height <= ceiling)
 
     ax = map_axes_or_new(ax, x, y)
     ax.set_facecolor(EMPTY)
@@ -56,7 +57,8 @@ def plot_current(
     fall = np.hypot(*np.gradient(potential, x, y))  # |∇Φ| sets the scale of motion
     still = _STILL * np.max(fall, where=~hidden, initial=0.0) if current is None else 0.0
     if speed.max() <= still:
-        ax.text(0.5, 0.03, "no current: detailed balance", ha="center", transform=ax.transAxes, color=INK)
+        words = "no current: detailed balance" if current is None else "no current"
+        ax.text(0.5, 0.03, words, ha="center", transform=ax.transAxes, color=INK)
         return ax
     along_x, along_y = (np.ma.masked_where(hidden, remainder[..., k]).T for k in (0, 1))
     width = (0.35 + 1.5 * np.sqrt(speed / speed.max())).T

@@ -16,6 +16,7 @@ from ._style import (
     frame,
     map_axes_or_new,
     new_figure,
+    outer,
     plane,
     proportions,
     styled,
@@ -86,7 +87,7 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
     """Several densities for comparison: maps side by side on one colour scale, or lines in one frame.
 
     `densities` maps titles to densities over the same variables; maps also lie on the same cells, for they share
-    their axes. Titles are shown as they are written.
+    their axes, `columns` in a row (3). Titles are shown as they are written.
     Raises ValueError if there are none, if their variables differ, or the cells of maps.
     """
     fields = list(densities.values())
@@ -108,7 +109,7 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
                     f"{title!r} has other cells along {name} than {next(iter(densities))!r}: bring all densities to "
                     "one grid, or draw each with plot_density"
                 )
-    columns = min(columns or 3, len(fields))
+    columns = min(_checks.whole("columns", 3 if columns is None else columns, 1), len(fields))
     rows = math.ceil(len(fields) / columns)
     _, _, x, y, _ = plane(fields[0], "a density")
     width = 2.6
@@ -118,10 +119,8 @@ def plot_densities(densities: "Mapping[str, xr.DataArray]", columns: int | None 
     for panel, (title, field) in zip(panels.flat, densities.items(), strict=False):
         mesh = _mesh(panel, field, scale)
         panel.set_title(title, parse_math=False)
-        panel.label_outer()
-    for panel in panels.flat[len(fields) :]:
-        panel.remove()
-    colour_bar(figure, panels, mesh, "density", rows, extend="min" if log else "neither")
+    shown = outer(panels, len(fields))
+    colour_bar(figure, shown, mesh, "density", rows, extend="min" if log else "neither")
     return figure
 
 

@@ -99,12 +99,9 @@ def animate_density(
     if densities.sizes["time"] > _MOST_FRAMES:
         every = -(-densities.sizes["time"] // _MOST_FRAMES)
         raise ValueError(
-            f"an animation has at most {_MOST_FRAMES} frames, got {densities.sizes['time']} times; take every "
-            f"{every}th by densities.isel(time=slice(None, None, {every}))"
+            f"an animation has at most {_MOST_FRAMES} frames, got {densities.sizes['time']} times; take one in "
+            f"{every} by densities.isel(time=slice(None, None, {every}))"
         )
-    peak = float(densities.max())
-    if not (np.isfinite(peak) and peak > 0.0):
-        raise ValueError(f"a density must be finite and somewhere positive, got a maximum of {peak}")
     densities = densities.transpose("time", *names)
     draw = (_Lines if len(names) == 1 else _Maps)(densities, log)
     frames = [_image(draw, k, dpi) for k in range(densities.sizes["time"])]
@@ -130,6 +127,9 @@ def _series(densities: Any, variables: tuple[int, ...]) -> list[str]:
         raise ValueError(f"densities over time and {words} variable{'s' * (2 in variables)} are needed, got {dims}")
     if densities.sizes["time"] == 0:
         raise ValueError("there is no time to draw; give one density at least")
+    peak = float(densities.max(skipna=False))
+    if not (np.isfinite(peak) and peak > 0.0):
+        raise ValueError(f"a density must be finite and somewhere positive, got a maximum of {peak}")
     return names
 
 
@@ -211,7 +211,8 @@ class _Maps:
         self._ax.tick_params(colors=INK)
 
     def _relative(self, k: int) -> np.ndarray:
-        return np.ma.masked_less_equal(self._values[k] / self._values[k].max(), 0.0)
+        peak = self._values[k].max()  # 0 where all has left through absorbing walls
+        return np.ma.masked_less_equal(self._values[k] / (peak or 1.0), 0.0)
 
     def show(self, k: int) -> None:
         self._mesh.set_array(self._relative(k).T)

@@ -23,6 +23,8 @@ def plot_marginals(density: "xr.DataArray", log: bool = False) -> "Figure":
     """
     if density.ndim != 3:
         raise ValueError(f"a density over three variables has three marginal planes, got {density.dims}; plot_density")
+    if min(density.shape) < 2:
+        raise ValueError(f"at least two cells are needed along each variable, got {dict(density.sizes)}")
     peak = float(density.max())
     if not (np.isfinite(peak) and peak > 0.0):
         raise ValueError(f"a density must be finite and somewhere positive, got a maximum of {peak}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from sde_sgd import _checks
 
-from ._style import EMPTY, INK, colour_bar, frame, new_figure, proportions, styled
+from ._style import EMPTY, INK, colour_bar, frame, new_figure, outer, proportions, styled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,10 +27,9 @@ def plot_modes(spectrum: "xr.Dataset", modes: int | None = None, side: str = "ri
     Functions are masked where the steady state is below 1e-12 of its peak. `modes` is the number of panels.
     Raises ValueError for another Dataset or three variables.
     """
-    if "eigenvalue" not in spectrum or side not in spectrum:
-        _checks.choice("side", side, ("right", "left"))
-        raise ValueError("there are no modes to draw; give a result of FokkerPlanck.spectrum")
     _checks.choice("side", side, ("right", "left"))
+    if "eigenvalue" not in spectrum or side not in spectrum:
+        raise ValueError("there are no modes to draw; give a result of FokkerPlanck.spectrum")
     field = spectrum[side]
     if field.ndim not in (2, 3):
         raise ValueError(
@@ -66,11 +65,9 @@ def plot_modes(spectrum: "xr.Dataset", modes: int | None = None, side: str = "ri
                 rasterized=True,
             )  # fmt: skip
             frame(panel, (names[0], names[1]), *axes)
-        panel.label_outer()
-    for panel in panels.flat[shown.size :]:
-        panel.remove()
+    drawn = outer(panels, shown.size)
     if len(axes) == 2:
-        colour_bar(figure, panels.ravel()[: shown.size], mesh, "mode / its largest", rows)
+        colour_bar(figure, drawn, mesh, "mode / its largest", rows)
     return figure
 
 

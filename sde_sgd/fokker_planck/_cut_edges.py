@@ -8,11 +8,12 @@ massless node z there, so that two edges take its place,
 eliminating z gives back the edge x → y exactly, so the generator and its steady state are unchanged, but the
 boundary is reached where it lies and not at the next cell: exit times and committors are of second order in the
 spacing. This is the flux over the shorter length that `_edges` takes at absorbing walls (Gibou, Fedkiw, Cheng & Kang
-2002, J. Comput. Phys. 176, for the Laplacian). Where several cuts lie on one edge the first counts; what is thinner
-than a cell, or lies between the last cell centres and a wall, is not seen.
+2002, J. Comput. Phys. 176, for the Laplacian). An edge of several cells may lead over a target that has no cell on
+it, or out of one cell into another target: it is cut where the first one begins, seen from each end. What is thinner
+than an eighth of such an edge or than a cell, or lies between the last cell centres and a wall, is not seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,15 +61,21 @@ def log_sum(cells: int, cell: np.ndarray, log_values: np.ndarray) -> np.ndarray:
         return finite + np.log(np.bincount(cell, np.exp(log_values - finite[cell]), cells))
 
 
+def log_total(log_values: np.ndarray) -> float:
+    """log Σ e^log_values."""
+    top = log_values.max()
+    return float(top + np.log(np.exp(log_values - top).sum()))
+
+
 @dataclass(frozen=True)
 class Cut:
-    """The edges from kept cells x to cells y of a target, cut at z; arrays have one entry per cut edge."""
+    """The edges from kept cells x into a target or over it, cut at z on the way to y; arrays have one entry per cut."""
 
     cells: int  # of the grid
     edge: np.ndarray  # which edge
     outward: np.ndarray  # whether x is its tail
     x: np.ndarray  # flat indices
-    y: np.ndarray
+    y: np.ndarray  # in the target, or beyond it
     share: np.ndarray  # s
     log_conductance: np.ndarray  # log c
     peclet: np.ndarray  # P from x to y
@@ -77,6 +84,11 @@ class Cut:
     def log_out(self) -> np.ndarray:
         """log of the rate x → z."""
         return log_rate(self.log_conductance - np.log(self.share), self.share * self.peclet)
+
+    def without(self, entries: np.ndarray) -> "Cut":
+        """The others of the cuts."""
+        names = ("edge", "outward", "x", "y", "share", "log_conductance", "peclet")
+        return replace(self, **{name: getattr(self, name)[~entries] for name in names})
 
     def log_leak(self) -> np.ndarray:
         """log of the rate from each cell of the grid into the target, (cells,)."""
@@ -95,10 +107,12 @@ class Cut:
 
 
 def cut(self: "FokkerPlanck", keep: np.ndarray, target: np.ndarray, region: Region, inside: bool) -> Cut:
-    """The edges from cells of `keep` to cells of `target` (flat masks), which begins where the region's membership
-    becomes `inside` on the way."""
+    """The edges from cells of `keep` to or over cells of `target` (flat masks), which begins where the region's
+    membership becomes `inside` on the way."""
     edges = self.edges
-    outward, inward = keep[edges.tail] & target[edges.head], keep[edges.head] & target[edges.tail]
+    over = _leads_over(self, keep, target, region, inside)
+    outward = keep[edges.tail] & (target[edges.head] | over)
+    inward = keep[edges.head] & (target[edges.tail] | over)
     edge = np.concatenate([np.flatnonzero(outward), np.flatnonzero(inward)])
     is_tail = np.arange(edge.size) < outward.sum()
     x = np.where(is_tail, edges.tail[edge], edges.head[edge])
@@ -108,6 +122,19 @@ def cut(self: "FokkerPlanck", keep: np.ndarray, target: np.ndarray, region: Regi
     step = sign[:, None] * edges.offset[edge] * self.grid.spacing
     share = np.clip(_first_change(region, inside, start, step), _NEAREST, 1.0 - _NEAREST)
     return Cut(keep.size, edge, is_tail, x, y, share, np.log(edges.conductance[edge]), sign * edges.peclet[edge])
+
+
+def _leads_over(self: "FokkerPlanck", keep: np.ndarray, target: np.ndarray, region: Region, inside: bool) -> np.ndarray:
+    """Which edges of several cells meet the target between ends that are not in it."""
+    edges, over = self.edges, np.zeros(self.edges.tail.size, bool)
+    apart = ~target[edges.tail] & ~target[edges.head] & (keep[edges.tail] | keep[edges.head])
+    long = np.flatnonzero(apart & (np.abs(edges.offset).max(axis=1) > 1))
+    start = self.grid.centers().reshape(-1, self.grid.dim)[edges.tail[long]]
+    step = edges.offset[long] * self.grid.spacing
+    for look in range(1, _LOOKS):
+        if long.size:
+            over[long] |= region.contains(start + look / _LOOKS * step) == inside
+    return over
 
 
 def _first_change(region: Region, inside: bool, start: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -130,21 +157,46 @@ def _first_change(region: Region, inside: bool, start: np.ndarray, step: np.ndar
     return 0.5 * (low + high)
 
 
-def residual(self: "FokkerPlanck", keep: np.ndarray, log_leak: np.ndarray, log_u: np.ndarray, log_source: np.ndarray):
+def whole(self: "FokkerPlanck", keep: np.ndarray, *cuts: Cut) -> np.ndarray:
+    """Which edges join kept cells and are not cut."""
+    inner = keep[self.edges.tail] & keep[self.edges.head]
+    for one in cuts:
+        inner[one.edge] = False
+    return inner
+
+
+def residual(
+    self: "FokkerPlanck",
+    keep: np.ndarray,
+    log_leak: np.ndarray,
+    log_u: np.ndarray,
+    log_source: np.ndarray,
+    *cuts: Cut,
+) -> float:
     """Largest |out − in|/(out + in) over the kept cells of −Lᵀu = e^log_source, out = (leak + Σ rates) u.
 
-    `log_leak` holds the rates into cells that are not kept; leaks through absorbing walls are added here.
+    `log_leak` holds the rates into `cuts` and cells that are not kept; leaks through absorbing walls are added here.
+    Cells where u is 0 are in balance if nothing comes in, and count as 1 otherwise.
     """
     edges = self.edges
     forward, backward = edges.log_rates()
-    inner = keep[edges.tail] & keep[edges.head]
+    inner = whole(self, keep, *cuts)
     tail, head = edges.tail[inner], edges.head[inner]
     with np.errstate(divide="ignore", invalid="ignore"):
         lost = np.logaddexp(log_leak, np.log(edges.leak))
         cell = np.concatenate([tail, head, np.flatnonzero(keep)])
         rates = np.concatenate([forward[inner], backward[inner], lost[keep]])
         out = log_sum(keep.size, cell, rates)
-        rise = log_u[head] - log_u[tail]
-        arriving = np.concatenate([forward[inner] + rise, backward[inner] - rise, (log_source - log_u)[keep]])
+        unit = np.where(np.isfinite(log_u), log_u, 0.0)  # u = 0 where nothing is reached: both sides as they are
+        out = np.where(np.isfinite(log_u), out, -np.inf)
+        arriving = np.concatenate(
+            [
+                forward[inner] + log_u[head] - unit[tail],
+                backward[inner] + log_u[tail] - unit[head],
+                (log_source - unit)[keep],
+            ]
+        )
         into = log_sum(keep.size, cell, arriving)
-    return float(np.abs(np.tanh(0.5 * (into[keep] - out[keep]))).max())
+        both_zero = (into == -np.inf) & (out == -np.inf)
+        apart = np.where(both_zero, 0.0, np.abs(np.tanh(0.5 * (into - out))))
+    return float(apart[keep].max())

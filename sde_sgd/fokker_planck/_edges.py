@@ -13,16 +13,18 @@ Source: Scharfetter & Gummel (1969), IEEE Trans. Electron Devices 16.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from sde_sgd.grid import Grid
 
-from ._drop import drop2, drop3
-from ._inputs import at_points, smallest_eigenvalue
+from ._eigenvalues import midpoint_shift
+from ._inputs import at_points
+from ._inverse_step import inverse_step
 from ._pattern import Pattern
 
+_MIDPOINT_FLOOR = 0.25  # of the smallest eigenvalue of the ends' mean in cells, which the midpoint's must reach
 _PECLET_CEILING = 1e10  # per cell; beyond, only the drift matters, and exponents must not overflow on the way
 _CHUNK = 1 << 16  # edges whose forces are taken at a time: their arrays stay in cache
 _PECLET_LIMIT = 1e13  # of an edge: times the cells of any grid that fits in memory, within 2^57 octaves
@@ -96,56 +98,68 @@ def build(process, pattern: Pattern) -> Edges:
     """The edges of a pattern with the rates of a process at its temperature."""
     temperature = float(process.temperature)
 
-    def peclet(*places) -> np.ndarray:
-        return _drop(process, pattern, _drift_less_spread, *places) / temperature
+    def peclet(segments: _Segments) -> np.ndarray:
+        def value(part: slice, middle: np.ndarray, delta: np.ndarray) -> np.ndarray:
+            inverse = segments.inverse_step(process, part, middle, delta)
+            return _dot(inverse, _drift_less_spread(process, middle)) / temperature
 
+        return segments.each(value)
+
+    edges, leaks = _segments(pattern)
     if process.equilibrium_potential is None:
-        along = _along_edges(pattern, peclet)
+        along = peclet(edges)
     else:
-        along = _potential_drop(process, pattern) / temperature
-    return _finished(pattern, temperature, along, _along_leaks(pattern, peclet))
+        along = potential_drop(process, pattern) / temperature
+    return of_peclet(pattern, temperature, along, peclet(leaks))
 
 
-def parts(process, pattern: Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A and C of P = A/T − C, for edges and for leaks, of a process whose b does not depend on T."""
-
-    def pushed(*places) -> np.ndarray:
-        return _drop(process, pattern, lambda process, x: _force(process, x)[0], *places)
-
-    def spread(*places) -> np.ndarray:
-        return _drop(process, pattern, lambda process, x: _force(process, x)[1], *places)
-
-    leaks = _along_leaks(pattern, pushed), _along_leaks(pattern, spread)
-    if process.equilibrium_potential is not None:
-        return _potential_drop(process, pattern), np.zeros(pattern.tail.size), *leaks
-    return _along_edges(pattern, pushed), _along_edges(pattern, spread), *leaks
+def inverse_steps(process, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """D⁻¹δ at the midpoints of the edges and of the leaks, (n, d) each; without the edges where Φ is known."""
+    found = []
+    for segments in _segments(pattern)[0 if process.equilibrium_potential is None else 1 :]:
+        found.append(segments.each(partial(segments.inverse_step, process), pattern.grid.dim))
+    return (found[0], found[1]) if len(found) == 2 else (np.empty((0, pattern.grid.dim)), found[0])
 
 
-def of_parts(pattern: Pattern, parts: tuple[np.ndarray, ...], temperature: float) -> Edges:
-    """The edges at a temperature, from what `parts` returns: without evaluating b or D anew."""
-    push, spread, leak_push, leak_spread = parts
-    return _finished(pattern, temperature, push / temperature - spread, leak_push / temperature - leak_spread)
+def dots(pattern: Pattern, inverse: tuple[np.ndarray, np.ndarray], field: Callable, name: str) -> list[np.ndarray]:
+    """(D⁻¹δ)·field of the edges and of the leaks, from `inverse_steps`; 0 where there are none."""
+    result = []
+    for segments, steps in zip(_segments(pattern), inverse):
+
+        def value(part: slice, middle: np.ndarray, delta: np.ndarray, steps: np.ndarray = steps) -> np.ndarray:
+            return _dot(steps[part], at_points(field, name, middle, (middle.shape[1],)))
+
+        result.append(segments.each(value) if len(steps) else np.zeros(segments.tail.size))
+    return result
 
 
-def forces_at_centers(process, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """b and div D at the cell centres, (cells, d) each."""
-    return _force(process, _centers(grid))
+def potential_drop(process, pattern: Pattern) -> np.ndarray:
+    """Φ(x) − Φ(x + δ) of every edge."""
+    phi = at_points(process.equilibrium_potential, "the equilibrium potential", _centers(pattern.grid), ())
+    return phi[pattern.tail] - phi[pattern.head]
+
+
+def at_centers(field: Callable, name: str, grid: Grid) -> np.ndarray:
+    """A vector field at the cell centres, (cells, d)."""
+    return at_points(field, name, _centers(grid), (grid.dim,))
 
 
 def least_diffusion(drift: np.ndarray, divergence: np.ndarray, temperature: float, grid: Grid) -> np.ndarray:
-    """ε that keeps |P| ≤ 10¹⁰ where D vanishes but the drift does not: the edge there is upwind.
+    """Least eigenvalue of D in cells, φ = |f|/(10¹⁰ T), f = b − T div D in cells: where D vanishes but f does not.
 
-    Upwinding itself acts like a diffusion |b|h/2T; this ε is smaller than that by 2·10⁻¹⁰.
+    |P| = |δ·D⁻¹f|/T is then at most 10¹⁰ per cell of the offset, and the edge upwind. Upwinding itself acts like a
+    diffusion |b|h/2T; what φ adds is smaller than that by 2·10⁻¹⁰.
     """
-    size = np.linalg.norm(drift - temperature * divergence, axis=1)
-    return size * grid.spacing.max() / (temperature * _PECLET_CEILING)
+    size = np.linalg.norm((drift - temperature * divergence) / grid.spacing, axis=1)
+    return size / (temperature * _PECLET_CEILING)
 
 
 def _centers(grid: Grid) -> np.ndarray:
     return grid.centers().reshape(-1, grid.dim)
 
 
-def _finished(pattern: Pattern, temperature: float, peclet: np.ndarray, leak_peclet: np.ndarray) -> Edges:
+def of_peclet(pattern: Pattern, temperature: float, peclet: np.ndarray, leak_peclet: np.ndarray) -> Edges:
+    """The edges of a pattern at a temperature, from P of every edge and leak."""
     if not (np.abs(peclet) <= _PECLET_LIMIT).all():
         at = _centers(pattern.grid)[pattern.tail[int(np.argmax(~(np.abs(peclet) <= _PECLET_LIMIT)))]]
         raise ValueError(
@@ -155,68 +169,68 @@ def _finished(pattern: Pattern, temperature: float, peclet: np.ndarray, leak_pec
     # an edge cut at the fraction s of δ: the gradient is taken over the shorter length s|δ|
     rate = temperature * pattern.leak_weight / pattern.leak_share * bernoulli(-leak_peclet)
     cells, delta = pattern.grid.size, pattern.leak_step * pattern.grid.spacing
-    leak = np.bincount(pattern.leak_cell, rate, cells)
-    moment = np.stack([np.bincount(pattern.leak_cell, rate * steps, cells) for steps in delta.T], axis=1)
+    # without any leak numpy counts in whole numbers, and kernels would be compiled for those as well
+    leak = np.bincount(pattern.leak_cell, rate, cells).astype(float)
+    moment = np.stack([np.bincount(pattern.leak_cell, rate * steps, cells) for steps in delta.T], axis=1).astype(float)
     conductance = temperature * pattern.mean
     return Edges(pattern.tail, pattern.head, pattern.offset, conductance, peclet, leak, moment)
 
 
-def _force(process, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """b and div D at points (n, d)."""
-    shape = (x.shape[1],)
-    return (
-        at_points(process.drift, "drift", x, shape),
-        at_points(process.diffusion_divergence, "diffusion_divergence", x, shape),
-    )
-
-
 def _drift_less_spread(process, x: np.ndarray) -> np.ndarray:
     """b − T div D at points (n, d): taken together, so that where they cancel the rest keeps its digits."""
-    drift, divergence = _force(process, x)
-    return drift - process.temperature * divergence
+    shape = (x.shape[1],)
+    drift = at_points(process.drift, "drift", x, shape)
+    return drift - process.temperature * at_points(process.diffusion_divergence, "diffusion_divergence", x, shape)
 
 
-def _potential_drop(process, pattern: Pattern) -> np.ndarray:
-    """Φ(x) − Φ(x + δ) of every edge."""
-    phi = at_points(process.equilibrium_potential, "the equilibrium potential", _centers(pattern.grid), ())
-    return phi[pattern.tail] - phi[pattern.head]
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("ni,ni->n", a, b)
 
 
-def _along_edges(pattern: Pattern, drop: Callable) -> np.ndarray:
-    """drop(start, δ, tail, head) of every edge, some at a time."""
-    result = np.empty(pattern.tail.size)
-    centers = _centers(pattern.grid)
-    for lo in range(0, pattern.tail.size, _CHUNK):
-        part = slice(lo, lo + _CHUNK)
-        tail = pattern.tail[part]
-        result[part] = drop(centers[tail], pattern.offset[part] * pattern.grid.spacing, tail, pattern.head[part])
-    return result
+@dataclass(frozen=True)
+class _Segments:
+    """Straight lines that start at the centres of cells, and D at their midpoints."""
+
+    pattern: Pattern
+    tail: np.ndarray
+    head: np.ndarray  # the cell at the other end, or the tail again where that is a wall
+    steps: np.ndarray  # δ in cells, (n, d)
+
+    def each(self, value: Callable, width: int | None = None) -> np.ndarray:
+        """value(part, midpoints, δ) of all segments, some at a time: (n,), or (n, width)."""
+        result = np.empty(self.tail.size if width is None else (self.tail.size, width))
+        grid = self.pattern.grid
+        centers = _centers(grid)
+        for start in range(0, self.tail.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            delta = self.steps[part] * grid.spacing
+            middle = centers[self.tail[part]] + 0.5 * delta
+            for axis in np.flatnonzero(grid.periodic):
+                low, high = grid.lower[axis], grid.upper[axis]
+                middle[:, axis] = low + (middle[:, axis] - low) % (high - low)
+            result[part] = value(part, middle, delta)
+        return result
+
+    def inverse_step(self, process, part: slice, middle: np.ndarray, delta: np.ndarray) -> np.ndarray:
+        """(D + sI)⁻¹δ, s ≥ ε the mean of that at the ends.
+
+        The midpoint's smallest eigenvalue in cells is held at a quarter of that of the ends' mean: the conductance
+        comes from the ends, and where the noise vanishes between them (D ∝ x² at 0) a D⁻¹ out of step with it would
+        make the rate infinite. Elsewhere the floor is not reached.
+        """
+        pattern, dim = self.pattern, self.pattern.grid.dim
+        here = at_points(process.diffusion, "diffusion", middle, (dim, dim))
+        shift = midpoint_shift(
+            here, self.tail[part], self.head[part], pattern.diffusion, pattern.added, _MIDPOINT_FLOOR,
+            1.0 / np.outer(pattern.grid.spacing, pattern.grid.spacing),
+        )  # fmt: skip
+        return inverse_step(here, delta, shift)
 
 
-def _along_leaks(pattern: Pattern, drop: Callable) -> np.ndarray:
-    """drop(start, δ, tail, head) of the edges that end on an absorbing wall, over the part inside."""
-    cell, grid = pattern.leak_cell, pattern.grid
-    delta = pattern.leak_share[:, None] * (pattern.leak_step * grid.spacing)
-    return drop(_centers(grid)[cell], delta, cell, cell)
-
-
-def _drop(process, pattern: Pattern, force_at: Callable, start, delta, tail, head) -> np.ndarray:
-    """δ·D⁻¹f at the midpoint of start and start + δ, f = force_at(process, x) and D with the added diffusion.
-
-    The midpoint's smallest eigenvalue is held at a quarter of that of the ends' mean: the conductance comes
-    from the ends, and where the noise vanishes between them (D ∝ x² at 0) a D⁻¹ out of step with it would
-    make the rate infinite. Elsewhere the floor is not reached.
-    """
-    grid, d = pattern.grid, pattern.grid.dim
-    middle = start + 0.5 * delta
-    for axis, periodic in enumerate(grid.periodic):
-        if periodic:
-            low, high = grid.lower[axis], grid.upper[axis]
-            middle[:, axis] = low + (middle[:, axis] - low) % (high - low)
-    force = force_at(process, middle)
-    here = at_points(process.diffusion, "diffusion", middle, (d, d))
-    if d < 3:
-        return drop2(here, force, delta, tail, head, pattern.diffusion, pattern.added)
-    least_of_mean = smallest_eigenvalue(0.5 * (pattern.diffusion[tail] + pattern.diffusion[head]))
-    least = smallest_eigenvalue(0.5 * (here + here.transpose(0, 2, 1)))
-    return drop3(here, force, delta, least_of_mean, least, 0.5 * (pattern.added[tail] + pattern.added[head]))
+def _segments(pattern: Pattern) -> tuple[_Segments, _Segments]:
+    """The edges, and the parts inside of those that end on an absorbing wall."""
+    cell = pattern.leak_cell
+    return (
+        _Segments(pattern, pattern.tail, pattern.head, pattern.offset),
+        _Segments(pattern, cell, cell, pattern.leak_share[:, None] * pattern.leak_step),
+    )

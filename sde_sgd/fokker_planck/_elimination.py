@@ -18,10 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sde_sgd import _memory
-
 from . import _fronts
 from ._dissection import Dissection, dissect
+from ._inputs import check_memory
 
 _LOG2 = np.log(2.0)
 
@@ -55,10 +54,16 @@ def extended(log_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(zero, 0.0, mantissa), np.where(zero, _fronts.ABSENT, exponent)
 
 
-def _split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mantissas and exponents of float64 values ≥ 0."""
+def split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mantissas and binary exponents of float64 values."""
     mantissa, exponent = np.frexp(values)
     return mantissa, np.where(mantissa == 0.0, _fronts.ABSENT, exponent.astype(np.int64))
+
+
+def joined(mantissa: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """The float64 values of pairs: 0 below its range, ±∞ above."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(mantissa, np.clip(exponent, -5000, 5000).astype(np.int32))
 
 
 def _logarithm(mantissa: np.ndarray, exponent: np.ndarray) -> np.ndarray:
@@ -108,14 +113,15 @@ class Elimination:
         keep: np.ndarray | None = None,
         leak: Any = None,
         exits: tuple[np.ndarray, np.ndarray] | None = None,
+        inner: np.ndarray | None = None,
     ) -> "Elimination":
         """Factor −L + diag(leak), restricted to the cells where `keep` (bool, flat or shaped) is true.
 
         Rates into cells that are not kept, and through absorbing walls, count as leaks; `leak` ≥ 0 is added to these:
         one number, one per cell, or a pair (mantissas, binary exponents) of one per cell. A leak of 1/dt everywhere
-        gives 1/dt − L. `exits`, such a pair, takes the place of the rates into cells that are not kept. Raises
-        ValueError if memory is short or some kept cells can never be left, which only `log_stationary` bears (all
-        cells kept, no leak).
+        gives 1/dt − L. `exits`, such a pair, takes the place of the rates into cells that are not kept, and only the
+        edges `inner` (bool; all between kept cells if not given) are followed. Raises ValueError if memory is short or
+        some kept cells can never be left, which only `log_stationary` bears (all cells kept, no leak).
         """
         cells = int(np.prod(shape))
         mask = np.ones(cells, bool) if keep is None else np.asarray(keep, bool).ravel()
@@ -124,17 +130,17 @@ class Elimination:
             raise ValueError("there is no cell to solve on; keep at least one")
         index = np.full(cells, -1)
         index[kept] = np.arange(kept.size)
-        inner = mask[edges.tail] & mask[edges.head]
+        inner = mask[edges.tail] & mask[edges.head] if inner is None else inner
         position = np.stack(np.unravel_index(kept, shape), axis=1)
         tree = dissect(index[edges.tail[inner]], index[edges.head[inner]], position)
-        _check_memory(tree.bytes + 16 * tree.factor_entries, kept.size, shape)
+        check_memory(tree.bytes + 16 * tree.factor_entries, f"elimination of {kept.size} cells", shape)
         rate_m, rate_e = edges.extended_rates()
         leak_m, leak_e = _leaks(edges, kept, cells, leak)
         if exits is not None:
             leak_m, leak_e = _sum((leak_m, leak_e), _pair(exits, kept))
-        if kept.size < cells:
-            if exits is None:
-                _fronts.exits(edges.tail, edges.head, index, rate_m, rate_e, leak_m, leak_e)
+        elif kept.size < cells:
+            _fronts.exits(edges.tail, edges.head, index, rate_m, rate_e, leak_m, leak_e)
+        if not inner.all():
             both = np.repeat(inner, 2)
             rate_m, rate_e = rate_m[both], rate_e[both]
         leaks = bool((leak_m > 0.0).any())
@@ -162,8 +168,16 @@ class Elimination:
 
     def forward(self, source: np.ndarray) -> np.ndarray:
         """ρ of (leak − L)ρ = source: densities. A source ≥ 0 gives each entry right relative to itself (0 where it
-        is below float64); any other is split into two of these. ValueError where the result exceeds float64."""
+        is below float64); any other, right relative to the result for |source|. ValueError beyond float64."""
         return self._linear(source, self.rows, self.columns)
+
+    def extended_backward(self, mantissa: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """u of (leak − Lᵀ)u = mantissa·2**exponent of either sign, as such a pair."""
+        return self._pairs(mantissa, exponent, self.columns, self.rows)
+
+    def extended_forward(self, mantissa: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ρ of (leak − L)ρ = mantissa·2**exponent, as such a pair; see `extended_backward`."""
+        return self._pairs(mantissa, exponent, self.rows, self.columns)
 
     def log_backward(self, log_source: np.ndarray) -> np.ndarray:
         """log u of (leak − Lᵀ)u = e^log_source; −∞ is a source of 0."""
@@ -177,13 +191,7 @@ class Elimination:
         source = self._source(source)
         if not np.isfinite(source).all():
             raise ValueError("the source of a solve must be finite; use the logarithmic solves beyond float64")
-        result = np.zeros(source.shape)
-        for sign in (1.0, -1.0):
-            part = np.maximum(sign * source, 0.0)
-            if part.any():
-                with np.errstate(over="ignore"):
-                    mantissa, exponent = self._solve(*_split(part), out, into)
-                    result += sign * np.ldexp(mantissa, np.clip(exponent, -5000, 5000).astype(np.int32))
+        result = joined(*self._solve(*split(source), out, into))
         if not np.isfinite(result).all():
             raise ValueError("the result of a solve exceeds float64; use the logarithmic solves")
         return self._spread(result, 0.0)
@@ -194,8 +202,13 @@ class Elimination:
             raise ValueError("the logarithm of a source must be finite, or −∞ where the source is 0")
         return self._spread(_logarithm(*self._solve(*extended(log_source), out, into)), -np.inf)
 
-    def _source(self, source) -> np.ndarray:
-        source = np.asarray(source, float)
+    def _pairs(self, mantissa, exponent, out, into) -> tuple[np.ndarray, np.ndarray]:
+        mantissa, exponent = self._source(mantissa), self._source(exponent, np.int64)
+        mantissa, exponent = self._solve(mantissa, np.where(mantissa == 0.0, _fronts.ABSENT, exponent), out, into)
+        return self._spread(mantissa, 0.0), self._spread(exponent, _fronts.ABSENT)
+
+    def _source(self, source, kind: type = float) -> np.ndarray:
+        source = np.asarray(source, kind)
         if source.shape[:1] != (self.cells,) or source.ndim > 2:
             raise ValueError(
                 f"a source has one value per cell, ({self.cells},) or ({self.cells}, m), got {source.shape}"
@@ -217,25 +230,14 @@ class Elimination:
     def _spread(self, values: np.ndarray, elsewhere: float) -> np.ndarray:
         if self.kept.size == self.cells:
             return values
-        whole = np.full((self.cells, *values.shape[1:]), elsewhere)
+        whole = np.full((self.cells, *values.shape[1:]), elsewhere, values.dtype)
         whole[self.kept] = values
         return whole
 
 
-def _check_memory(needed: int, kept: int, shape: tuple[int, ...]) -> None:
-    """Refuse what does not fit, and say what would: factors grow like n, n² log n and n⁴ in 1, 2 and 3 dimensions."""
-    share = min(1.0, 0.5 * _memory.available_bytes() / needed) ** (1.0, 0.5, 0.25)[len(shape) - 1]
-    cells, fits = (" × ".join(str(int(f * n)) for n in shape) for f in (1.0, 0.95 * share))
-    _memory.refuse_beyond(
-        needed,
-        f"elimination on {kept} cells of a grid of {cells}",
-        f"about {fits} cells would fit, or take a smaller box",
-    )
-
-
 def _leaks(edges: Rates, kept: np.ndarray, cells: int, leak: Any) -> tuple[np.ndarray, np.ndarray]:
     """The leak of the kept cells through absorbing walls, and what the caller adds."""
-    walls = _split(edges.leak[kept])
+    walls = split(edges.leak[kept])
     if leak is None:
         return walls
     if not isinstance(leak, tuple):

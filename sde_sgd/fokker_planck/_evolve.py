@@ -24,6 +24,8 @@ SCHEMES = ("splitting", "implicit_euler", "exact", "krylov")
 _TOLERANCES = {"splitting": 1e-3, "implicit_euler": 1e-3, "exact": 1e-14, "krylov": 1e-12}
 _LEAST_TOLERANCE = {"splitting": 1e-9, "implicit_euler": 1e-9, "exact": 1e-15, "krylov": 1e-13}
 _ORDERS = {"splitting": 2, "implicit_euler": 1}
+_SIZES = 1e-200, 1e200  # of the largest density of a start: tails below 1e-290 are cut, and sums must not overflow
+_MOST_STEPS = 1e12
 _TICK_SECONDS = 0.25
 _PARTS = 1000  # progress is reported in thousandths of the last time
 
@@ -46,10 +48,10 @@ def evolve(
 
     Parameters
     ----------
-    density : the start. One value ≥ 0 per cell, of any mass; or a point, as a mapping {"x": 0.5, "y": 0.0} or as
-        `dim` coordinates (a number in one variable). A point has mass 1, shared among the 2^dim cells around it
-        so that its mean is exact, which is of second order; the width this adds is at most half a cell. Within half
-        a cell of a wall it is all in the cell at the wall.
+    density : the start. One value ≥ 0 per cell, of any mass, the largest from 1e-200 to 1e200; or a point, as a mapping
+        {"x": 0.5, "y": 0.0} or as `dim` coordinates (a number in one variable). A point has mass 1, shared among the
+        2^dim cells around it so that its mean is exact, which is of second order; the width this adds is at most half
+        a cell. Within half a cell of a wall it is all in the cell at the wall.
     times : increasing, ≥ 0; time 0 gives the start itself. A schedule of temperature starts at time 0.
     scheme :
         "splitting": backward Euler in tridiagonal sweeps along each offset, extrapolated. The fastest by far. Its own
@@ -88,7 +90,7 @@ def evolve(
     above) and `repaired_mass`, `first_order_steps`, `largest_step`, `error_estimate`, `error_sum` (the sizes of all
     local errors added up, a bound), `mass_drift` (last mass − first);
     "splitting": `stationary_bias`, ‖Sρ_ss − ρ_ss‖₁ of one step S of the largest size, if `steady_state` was called
-    before.
+    before; "krylov": `most_negative`, the least entry of all snapshots, where it is below 0.
 
     Raises ValueError for a start or times that are none of this, for a tolerance or step that cannot be met, and for
     what does not fit in memory.
@@ -101,6 +103,10 @@ def evolve(
     start, described = _start(self, density)
     _checks.function("progress", progress)
     order, tolerance, step = _accuracy(scheme, order, tolerance, step)
+    if step is not None and moments[-1] > _MOST_STEPS * step:
+        raise ValueError(
+            f"step = {step:g} is too short for t = {moments[-1]:g}, more than {_MOST_STEPS:g} steps; take a longer one"
+        )
     if scheme in ("exact", "krylov") and callable(self.process.temperature):
         raise ValueError(
             f"scheme={scheme!r} needs a temperature that is a number, and this process has a schedule; use "
@@ -134,9 +140,11 @@ def evolve(
             store.put(index, rho, carried, ledger)
             now = after
         ticker.end()
-        settings |= {k: v for k, v in asdict(ledger).items() if k != "next_step"}
+        own = {"next_step"} if scheme == "krylov" else {"next_step", "most_negative"}
+        settings |= {k: v for k, v in asdict(ledger).items() if k not in own}
         settings["mass_drift"] = float((rho.sum() - start.sum()) * self.grid.cell_volume)
-        settings |= _extras(self, scheme, solver, ledger)
+        if scheme == "splitting":
+            settings["stationary_bias"] = _stationary_bias(self, solver, ledger)
         return store.finish(settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -208,6 +216,11 @@ def _start(fp: "FokkerPlanck", density: Any) -> tuple[np.ndarray, str]:
             )
         if not values.max() > 0.0:
             raise ValueError("density is 0 in every cell; there is no mass to follow")
+        if not _SIZES[0] <= values.max() <= _SIZES[1]:
+            raise ValueError(
+                f"the largest density is {values.max():g}, and must be from {_SIZES[0]:g} to {_SIZES[1]:g}; divide it "
+                "by its mass"
+            )
         return values, "density"
     point = np.atleast_1d(_checks.finite_array("density", density))
     if point.shape != (grid.dim,):
@@ -275,19 +288,15 @@ def _solver(fp: "FokkerPlanck", scheme: str, order, tolerance, step, rho, moment
     return Stepper(euler, order, temperature_at, breaks, volume, budget=budget)
 
 
-def _extras(fp: "FokkerPlanck", scheme: str, solver: Any, ledger: Ledger) -> dict[str, float | str]:
-    if scheme == "krylov":
-        return {"most_negative": min(0.0, solver.least)}
-    if scheme != "splitting":
-        return {}
+def _stationary_bias(fp: "FokkerPlanck", solver: Stepper, ledger: Ledger) -> float | str:
+    """‖Sρ_ss − ρ_ss‖₁ of one step S of the largest size, or why there is no such number."""
     if callable(fp.process.temperature) or "absorbing" in fp.grid.boundary:
-        return {"stationary_bias": "none: there is no steady state"}
+        return "none: there is no steady state"
     if "_log_density" not in fp.__dict__:
-        return {"stationary_bias": "not measured: call steady_state() before evolve()"}
+        return "not measured: call steady_state() before evolve()"
     steady = np.append(np.exp(fp._log_density), 0.0)
-    tau = ledger.largest_step * (2 if solver.order == 1 else 1)
-    moved = solver.trial(steady, 0.0 * steady, 0.0, tau).rho if tau > 0.0 else steady
-    return {"stationary_bias": float(np.abs(moved - steady).sum()) * fp.grid.cell_volume}
+    moved = solver.one_step(steady, ledger.largest_step) if ledger.steps else steady
+    return float(np.abs(moved - steady).sum()) * fp.grid.cell_volume
 
 
 class _Ticker:

@@ -64,7 +64,7 @@ def _powers(tail, head, forward, backward, stay, x, y, out, weights, first, k, c
         k += 1
         w = weights[k - first] if k >= first else 0.0
         for c in range(x.size):
-            v = y[c] if y[c] >= _TINY else 0.0
+            v = 0.0 if y[c] < _TINY else y[c]  # NaN stays, and is found
             x[c] = v
             out[c] += w * v
 
@@ -126,7 +126,6 @@ class Krylov:
     ):
         self._product, self._norm = product, norm
         self._error, self._end, self._volume = error, end, volume
-        self.least = 0.0  # most negative entry of all snapshots
 
     def advance(self, rho: np.ndarray, carried: np.ndarray, start: float, end: float, ledger: "Ledger", tick) -> None:
         t, x = start, rho[:-1].copy()
@@ -152,7 +151,7 @@ class Krylov:
             tau *= min(2.0, max(0.5, grown))
             ledger.next_step = tau
         rho[:-1] = x
-        self.least = min(self.least, float(x.min()))
+        ledger.most_negative = min(ledger.most_negative, float(x.min()))
         slack = ledger.error_sum + 1e-14 * float(np.abs(x).sum()) * self._volume
         if -x.min() * self._volume > slack:
             raise ValueError(

@@ -2,7 +2,8 @@
 
 A number is a pair, a float64 mantissa and an int64 binary exponent. An addition aligns the smaller operand with an
 exact power of two; mantissas are normalised only when their row and column become the pivot, since until then they
-can only grow, by a factor of at most 4 per addition at equal exponent. Nothing is ever subtracted.
+can only grow, by a factor of at most 4 per addition at equal exponent. Elimination never subtracts; only the
+source of a solve may have both signs.
 
 The dense work is multifrontal: a front is the pivots of one node of the elimination tree with all later cells they
 reach, and, where anything leaks, one more column for the cemetery, the state into which all leaks lead and which is
@@ -46,11 +47,11 @@ def _power_of_two(d):
 
 @nb.njit(inline="always", error_model="numpy")
 def _normalised(mantissa, exponent):
-    """The same number with mantissa in [1, 2), or (0, ABSENT)."""
+    """The same number with a mantissa of size in [1, 2), or (0, ABSENT)."""
     if mantissa == 0.0:
         return 0.0, np.int64(ABSENT)
     bits = _bits(mantissa)  # type: ignore
-    shift = (bits >> np.int64(52)) - 1023
+    shift = ((bits >> np.int64(52)) & np.int64(0x7FF)) - 1023
     return _from_bits(bits - (shift << np.int64(52))), exponent + shift  # type: ignore[call-arg]
 
 
@@ -67,7 +68,7 @@ def _axpy(a, e, fm, fe, gm, ge):
 
 @nb.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def _dot(a, e, gm, ge, m, x):
-    """(m, x) + Σ (a, e)·(gm, ge), normalised; sums of positive numbers may be taken in any order."""
+    """(m, x) + Σ (a, e)·(gm, ge), normalised; in any order: its error is relative to the sum of the sizes."""
     top = x
     for j in range(a.size):
         top = max(top, e[j] + ge[j])
@@ -219,10 +220,11 @@ def stationary(pivots, front_pointer, front, largest, cells, col_m, col_e):
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def solve(pivots, front_pointer, front, largest, out_m, out_e, in_m, in_e, exit_m, exit_e, mantissa, exponent):
-    """Solve in place for one right-hand side ≥ 0 per cell: f_i += f_k·out_ki in order of elimination, then
+    """Solve in place for one right-hand side, a number per cell: f_i += f_k·out_ki in order of elimination, then
     x_k = f_k/s_k + Σ_i in_ik·x_i backwards.
 
-    With out = rows O_kj/s_k and in = columns O_ik/s_k this is −Lρ = f; with the two exchanged, −Lᵀu = f.
+    With out = rows O_kj/s_k and in = columns O_ik/s_k this is −Lρ = f; with the two exchanged, −Lᵀu = f. Only f has
+    signs, so the error of each entry is relative to the solution for |f|, as if both parts of f were solved apart.
     """
     local_m, local_e = np.empty(largest), np.empty(largest, np.int64)
     at = done = 0
@@ -234,7 +236,7 @@ def solve(pivots, front_pointer, front, largest, out_m, out_e, in_m, in_e, exit_
         for t in range(pivots[q]):
             rest = size - t - 1
             local_m[t], local_e[t] = _normalised(local_m[t], local_e[t])
-            if local_m[t] > 0.0:
+            if local_m[t] != 0.0:
                 _axpy(local_m[t + 1 : size], local_e[t + 1 : size], local_m[t], local_e[t],
                       out_m[at : at + rest], out_e[at : at + rest])  # fmt: skip
             at += rest

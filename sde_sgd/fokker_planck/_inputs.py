@@ -8,7 +8,7 @@ import numpy as np
 from sde_sgd import _memory
 from sde_sgd.grid import Grid
 
-from ._selling3 import eigenvalue_range
+from ._eigenvalues import eigenvalue_range
 
 _SYMMETRY = 1e-8  # |D − Dᵀ| and −λ_min allowed, relative to the largest entry of D at the point
 _GENERATOR_BYTES = {1: 300, 2: 400, 3: 850}  # per cell, by dimension, measured at the peak of assembly
@@ -20,7 +20,7 @@ def at_points(function: Callable, name: str, x: np.ndarray, shape: tuple[int, ..
     """function(x) for points x (n, d), as floats (n, *shape); ValueError says where it is not finite."""
     if len(x) == 0:
         return np.empty((0, *shape))
-    values = np.asarray(function(x), dtype=float)
+    values = np.ascontiguousarray(function(x), dtype=float)
     if values.shape != (len(x), *shape):
         raise ValueError(f"{name} of {len(x)} points has shape {values.shape}, expected {(len(x), *shape)}")
     bad = ~np.isfinite(values.reshape(len(x), -1)).all(axis=1)
@@ -81,7 +81,7 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
         i = int(np.argmax(skew - _SYMMETRY * size))
         raise ValueError(f"diffusion must be symmetric, but D = {d[i].tolist()} at {tuple(x[i].tolist())}")
     d = 0.5 * (d + d.transpose(0, 2, 1))
-    least = smallest_eigenvalue(d)
+    least = eigenvalue_range(d)[0]
     if (least < -_SYMMETRY * size).any():
         i = int(np.argmin(least + _SYMMETRY * size))
         raise ValueError(
@@ -93,33 +93,25 @@ def diffusion_at_centers(process, grid: Grid) -> np.ndarray:
     return d
 
 
-def smallest_eigenvalue(d: np.ndarray) -> np.ndarray:
-    """Of symmetric matrices (n, d, d), d ≤ 3, to rounding in their largest entry."""
-    if d.shape[1] == 1:
-        return d[:, 0, 0]
-    if d.shape[1] == 3:
-        return eigenvalue_range(d)[0]
-    return 0.5 * (d[:, 0, 0] + d[:, 1, 1]) - np.hypot(0.5 * (d[:, 0, 0] - d[:, 1, 1]), d[:, 0, 1])
-
-
 def check_seams(process, grid: Grid) -> None:
     """D, b and an equilibrium potential must have the same values on both sides of a periodic seam."""
-    x = grid.centers().reshape(-1, grid.dim)
-    functions = [("diffusion", process.diffusion), ("drift", process.drift)]
+    if not any(grid.periodic):
+        return
+    x, dim = grid.centers().reshape(-1, grid.dim), grid.dim
+    functions: list[tuple[str, Callable, tuple[int, ...]]] = [
+        ("diffusion", process.diffusion, (dim, dim)), ("drift", process.drift, (dim,)),
+    ]  # fmt: skip
     if process.equilibrium_potential is not None:
-        functions.append(("equilibrium potential", process.equilibrium_potential))
-    for axis in np.flatnonzero(grid.periodic):
-        beside = x.reshape(*grid.shape, grid.dim).take(0, axis=axis).reshape(-1, grid.dim)
-        left, right = beside.copy(), beside.copy()
-        left[:, axis], right[:, axis] = grid.lower[axis], grid.upper[axis]
-        for name, function in functions:
-            shape = {"diffusion": (grid.dim, grid.dim), "drift": (grid.dim,)}.get(name, ())
+        functions.append(("equilibrium potential", process.equilibrium_potential, ()))
+    for name, function, shape in functions:
+        values = at_points(function, name, x, shape)
+        size = max(np.ptp(values), process.temperature) if shape == () else np.abs(values).max()
+        for axis in np.flatnonzero(grid.periodic):
+            beside = x.reshape(*grid.shape, dim).take(0, axis=axis).reshape(-1, dim)
+            left, right = beside.copy(), beside.copy()
+            left[:, axis], right[:, axis] = grid.lower[axis], grid.upper[axis]
             low, high = (at_points(function, name, points, shape).reshape(len(points), -1) for points in (left, right))
             jump = np.abs(high - low).max(axis=1)
-            values = at_points(function, name, x, shape)
-            size = np.ptp(values) if name == "equilibrium potential" else np.abs(values).max()
-            if name == "equilibrium potential":
-                size = max(size, process.temperature)
             if jump.max() > _SEAM * size:
                 at = int(np.argmax(jump))
                 raise ValueError(
@@ -134,18 +126,25 @@ def _shown(values: np.ndarray) -> str:
     return f"{values[0]:.6g}" if values.size == 1 else str([float(f"{v:.6g}") for v in values])
 
 
-def check_memory(needed: int, what: str, grid: Grid) -> None:
-    """Refuse, before anything is allocated, what would not fit, and say what would."""
-    cells = " × ".join(map(str, grid.shape))
-    share = _memory.available_bytes() / (2.0 * needed)  # half of what is available is the limit
-    # in d dimensions the work grows at least as the number of cells, so this shape fits or nearly so
-    fitting = [int(n * min(1.0, share) ** (1 / grid.dim)) for n in grid.shape]
-    about = f" (about {' × '.join(map(str, fitting))} fit)" if min(fitting) >= 3 else ""
+def check_memory(needed: float, what: str, shape: tuple[int, ...]) -> None:
+    """Refuse, before it is allocated, what does not fit, and say what would.
+
+    Factors, the largest thing there is, grow like n, n² log n and n⁴ with n cells per axis in 1, 2 and 3 dimensions.
+    """
+    share = min(1.0, 0.5 * _memory.available_bytes() / needed) ** (1.0, 0.5, 0.25)[len(shape) - 1]
+    fits = [int(0.95 * share * n) for n in shape]
+    about = f" (about {' × '.join(map(str, fits))} fit)" if min(fits) >= 3 else ""
+    cells = " × ".join(map(str, shape))
     _memory.refuse_beyond(needed, f"{what} on a grid of {cells} cells", f"use fewer cells{about} or a smaller box")
 
 
-def least_bytes(grid: Grid) -> int:
-    """A lower estimate for generator and steady state, from the number of cells alone.
+def generator_bytes(grid: Grid) -> int:
+    """What the generator needs, at the peak of its assembly."""
+    return _GENERATOR_BYTES[grid.dim] * grid.size
+
+
+def steady_bytes(grid: Grid) -> int:
+    """A lower estimate of what elimination needs besides, from the number of cells alone.
 
     Nested dissection with nearest neighbours fills about (31/8) nm log₂(min(n, m)) entries of 16 bytes on an n×m grid
     (George 1973), and about 12 n⁴ on a cube, as measured; wider stencils need more, which is known and checked once
@@ -153,7 +152,5 @@ def least_bytes(grid: Grid) -> int:
     """
     if grid.dim == 3:
         fewest, middle, _ = sorted(grid.shape)
-        entries = 12.0 * grid.size * math.sqrt(fewest * middle)
-    else:
-        entries = 4.0 * grid.size * math.log2(min(grid.shape)) if grid.dim == 2 else 8.0 * grid.size
-    return int(_GENERATOR_BYTES[grid.dim] * grid.size + 16 * entries)
+        return int(192 * grid.size * math.sqrt(fewest * middle))
+    return int(64 * grid.size * math.log2(min(grid.shape)) if grid.dim == 2 else 128 * grid.size)

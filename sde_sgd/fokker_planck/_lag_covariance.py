@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CONSTANT = 1e-14  # standard deviation over size of a function that is a constant to rounding
 _LONGEST = 80  # vectors of a Krylov space before the time is divided
+_ROUNDING = 1e-15  # least error that a part of the time can be held to
 _CHECKED = 5  # vectors whose effect together estimates the error
 _RESERVED = ("time", "path", "replica", "component", "step", "T", "variable", "variable_2")
 
@@ -69,7 +70,7 @@ def lag_covariance(
         covariance[at, i] = start.T @ start[:, i]
         for window in _decades(times[~at]):
             chosen = (times >= window[0]) & (times <= window[-1])
-            projected, _, error = propagator.advance(start[:, i] / size, window, start)
+            projected, _, error = propagator.advance(start[:, i] / size, window, start, tolerance)
             covariance[chosen, i] = size * projected
             worst = max(worst, error)
     attrs = {**self.attrs, "tolerance": tolerance, "error": worst}
@@ -84,23 +85,30 @@ class _Propagator:
         self._space, self._tolerance = space, tolerance
         self._factors: tuple[float, Callable] | None = None
 
-    def advance(self, v: np.ndarray, times: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """endsᵀ e^{tLᵀ}v at rising times > 0, e^{tLᵀ}v at the last one, and an estimate of the error of the latter."""
-        done = self._krylov(v, times, ends)
+    def advance(
+        self, v: np.ndarray, times: np.ndarray, ends: np.ndarray, allowed: float
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """endsᵀ e^{tLᵀ}v at rising times > 0, e^{tLᵀ}v at the last one, and an estimate ≤ `allowed` of its error."""
+        done = self._krylov(v, times, ends, allowed)
         if done is not None:
             return done
-        # many turns within the time: half of it first
+        # many turns within the time: half of it first, each half with half of the error
+        allowed *= 0.5
+        if allowed < _ROUNDING:
+            raise ValueError(
+                f"a tolerance of {self._tolerance:g} is beyond rounding: to reach it, steps of {times[-1]:g} would be "
+                "needed, whose rounding adds up to more; allow a larger one"
+            )
         middle = 0.5 * times[-1]
         early, late = times[times < middle], times[times >= middle]
-        first, halfway, error = self.advance(v, np.append(early, middle), ends)
+        first, halfway, error = self.advance(v, np.append(early, middle), ends, allowed)
         later = late - middle
         if later[0] == 0.0:
-            if later.size == 1:
-                return first, halfway, error
-            second, end, more = self.advance(halfway, later[1:], ends)
-            return np.concatenate([first, second]), end, error + more
-        second, end, more = self.advance(halfway, later, ends)
-        return np.concatenate([first[:-1], second]), end, error + more
+            later = later[1:]
+        else:
+            first = first[:-1]
+        second, end, more = self.advance(halfway, later, ends, allowed)
+        return np.concatenate([first, second]), end, error + more
 
     def _resolvent(self, shift: float) -> Callable:
         if self._factors is None or self._factors[0] != shift:
@@ -108,8 +116,8 @@ class _Propagator:
             self._factors = shift, self._space.resolvent(shift).functions
         return self._factors[1]
 
-    def _krylov(self, v: np.ndarray, times: np.ndarray, ends: np.ndarray):
-        """The same by one space, or None where that does not reach the tolerance."""
+    def _krylov(self, v: np.ndarray, times: np.ndarray, ends: np.ndarray, allowed: float):
+        """The same by one space, or None where that does not get within `allowed`."""
         shift = 2.0 ** round(np.log2(10.0 / times[-1]))  # a power of two, so that equal spans share factors
         apply = self._resolvent(shift)
         length = min(_LONGEST, v.size - 1)
@@ -134,7 +142,7 @@ class _Propagator:
                     if before is not None:
                         change[: before.shape[0]] -= before
                     error = rounding if exhausted else max(rounding, float(la.norm(change, axis=0).max()))
-                    if size * error <= self._tolerance:
+                    if size * error <= allowed:
                         projected = size * ((basis[:m] @ ends).T @ now).T
                         return projected, size * (now[:, -1] @ basis[:m]), size * error
                     if exhausted:

@@ -36,7 +36,7 @@ class Pattern:
 
 
 def build(grid: Grid, diffusion: np.ndarray, max_offset: int, least: np.ndarray | float) -> Pattern:
-    """The pattern of D + εI, ε at least what raises the smallest eigenvalue to `least`."""
+    """The pattern of D + εI, ε at least what raises the smallest eigenvalue in cells to `least`."""
     parts = selling(diffusion, grid.spacing, _walls.reach(grid, max_offset), least)
     _walls.open_corners(grid, diffusion, parts)
     weight, offset = _walls.with_edges_along(grid, parts[0], parts[1], max_offset)

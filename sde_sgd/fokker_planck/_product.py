@@ -16,9 +16,8 @@ def apply(self: "FokkerPlanck", density: xr.DataArray | np.ndarray) -> xr.DataAr
     """Lρ = ∂ρ/∂t of a density, cell by cell, from the edges: what flows in less what flows out and through walls.
 
     The same as `matrix @ ρ` to rounding. No matrix is made: beside the edges it holds their two rates, 16 bytes per
-    edge, remembered for the next product. In 2-D it takes 5 ns per cell on one core, 20 where
-    the grid outgrows the cache. For an implicit step or
-    a whole evolution use `evolve`.
+    edge, remembered for the next product. In 2-D it takes 5 ns per cell on one core, 20 where the grid outgrows the
+    cache. For an implicit step or a whole evolution use `evolve`.
 
     Raises ValueError if the density does not fit the grid or is not finite.
     """

@@ -8,7 +8,7 @@ import xarray as xr
 
 from sde_sgd._region import Region
 
-from ._cut_edges import Cut, cut, log_sum, region_of
+from ._cut_edges import Cut, cut, log_sum, log_total, region_of, whole
 from ._elimination import Elimination, Rates, extended
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Sides:
     shape: tuple[int, ...]
     to_a: Cut
     to_b: Cut
+    inner: np.ndarray  # which edges join cells of neither and meet neither
 
     @classmethod
     def of(cls, fp: "FokkerPlanck", a: Any, b: Any) -> "Sides":
@@ -56,15 +57,23 @@ class Sides:
             raise ValueError("a and b cover the whole grid: nothing lies between them; make them smaller")
         to_a = cut(fp, keep, in_a, region_a, inside=True)
         to_b = cut(fp, keep, in_b, region_b, inside=True)
-        return cls(region_a, region_b, in_a, in_b, keep, fp.grid.shape, to_a, to_b)
+        # an edge that meets both ends at the nearer one
+        key_a, key_b = (2 * to.edge + to.outward for to in (to_a, to_b))
+        _, i, j = np.intersect1d(key_a, key_b, return_indices=True)
+        nearer = to_a.share[i] < to_b.share[j]
+        to_a = to_a.without(np.isin(np.arange(key_a.size), i[~nearer]))
+        to_b = to_b.without(np.isin(np.arange(key_b.size), j[nearer]))
+        inner = whole(fp, keep, to_a, to_b)
+        return cls(region_a, region_b, in_a, in_b, keep, fp.grid.shape, to_a, to_b, inner)
 
     def log_leak(self) -> np.ndarray:
         return np.logaddexp(self.to_a.log_leak(), self.to_b.log_leak())
 
     def solve(self, edges: Rates, log_leaks: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """log of the probabilities to reach a, and b, first, (2, cells); −∞ in the cells of a and b."""
+        exits = extended(np.logaddexp(*log_leaks))
         try:
-            elimination = Elimination.of(edges, self.shape, keep=self.keep, exits=extended(np.logaddexp(*log_leaks)))
+            elimination = Elimination.of(edges, self.shape, keep=self.keep, exits=exits, inner=self.inner)
         except ValueError as fault:
             raise ValueError(f"a and b: {fault}; every cell must reach one of them") from fault
         return np.minimum(elimination.log_backward(np.stack(log_leaks, axis=1)).T, 0.0)
@@ -99,26 +108,28 @@ def transitions(self: "FokkerPlanck", a: Any, b: Any) -> xr.Dataset:
         "b out": (sides.to_b, back_b + to_a[sides.to_b.x]),
         "a in": (sides.to_a, out_a + from_b[sides.to_a.x]),
     }
-    counts = np.array([_log_total(log_pi[to.x] + values) for to, values in crossing.values()])
+    counts = np.array([log_total(log_pi[to.x] + values) for to, values in crossing.values()])
     log_flux = float(counts[0])
 
-    flux = np.zeros(edges.tail.size)
-    inner = np.flatnonzero(sides.keep[edges.tail] & sides.keep[edges.head])
+    # of every edge at its tail and at its head, which differ where it leads over a or b
+    flux = np.zeros((2, edges.tail.size))
+    inner = np.flatnonzero(sides.inner)
     t, h = edges.tail[inner], edges.head[inner]
-    flux[inner] = np.exp(log_pi[t] + from_a[t] + log_forward[inner] + to_b[h] - log_flux)
-    flux[inner] -= np.exp(log_pi[h] + from_a[h] + log_backward[inner] + to_b[t] - log_flux)
+    flux[:, inner] = np.exp(log_pi[t] + from_a[t] + log_forward[inner] + to_b[h] - log_flux)
+    flux[:, inner] -= np.exp(log_pi[h] + from_a[h] + log_backward[inner] + to_b[t] - log_flux)
     for name, away in (("a out", -1.0), ("b in", 1.0)):
         to, values = crossing[name]
-        flux[to.edge] = away * np.where(to.outward, 1.0, -1.0) * np.exp(log_pi[to.x] + values - log_flux)
-    surplus = (edges.gather(flux, -flux))[sides.keep]
+        end, sign = np.where(to.outward, 0, 1), np.where(to.outward, away, -away)
+        flux[end, to.edge] = sign * np.exp(log_pi[to.x] + values - log_flux)
+    surplus = (edges.gather(flux[0], -flux[1]))[sides.keep]
     steps = edges.offset * self.grid.spacing
-    current = np.stack([0.5 * edges.gather(flux * step, flux * step) for step in steps.T], axis=1)
+    current = np.stack([0.5 * edges.gather(*(flux * step)) for step in steps.T], axis=1)
     current[~sides.keep] = 0.0
 
-    last_a = _log_total(np.concatenate([log_pi[sides.a], (log_pi + from_a)[sides.keep]]))
-    last_b = _log_total(np.concatenate([log_pi[sides.b], (log_pi + from_b)[sides.keep]]))
+    last_a = log_total(np.concatenate([log_pi[sides.a], (log_pi + from_a)[sides.keep]]))
+    last_b = log_total(np.concatenate([log_pi[sides.b], (log_pi + from_b)[sides.keep]]))
     log_reactive = log_pi + from_a + to_b
-    reactive = _log_total(log_reactive[sides.keep])
+    reactive = log_total(log_reactive[sides.keep])
     volume = self.grid.cell_volume
     attrs: dict[str, Any] = {
         "region_a": sides.region_a.describe(),
@@ -148,8 +159,3 @@ def transitions(self: "FokkerPlanck", a: Any, b: Any) -> xr.Dataset:
     scalars |= {f"log_{name}": logs[name] for name in ("flux", "rate_ab", "rate_ba")}
     data = {name: self._field(values, name, attrs, component=vector) for name, (values, vector) in fields.items()}
     return xr.Dataset(data | {k: xr.DataArray(v) for k, v in scalars.items()}, attrs={**self.attrs, **attrs})
-
-
-def _log_total(log_values: np.ndarray) -> float:
-    top = log_values.max()
-    return float(top + np.log(np.exp(log_values - top).sum()))

@@ -16,28 +16,25 @@ J. Math. Imaging Vision 49.
 import numba as nb
 import numpy as np
 
+from ._eigenvalues import least_shift
 from ._selling3 import decompose
 
-EIGENVALUE_FLOOR = 1e-10  # least eigenvalue over the largest of the same cell: rounding in D is far below
-TRACE_FLOOR = 1e-30  # least eigenvalue over the largest trace on the grid: for cells without any noise, and no others
+_EIGENVALUE_FLOOR = 1e-10  # least eigenvalue of M over the largest of the same cell: rounding in D is far below
+_TRACE_FLOOR = 1e-30  # least eigenvalue of M over the largest trace on the grid: for cells without any noise
 _ROUNDING = 1e-13  # a weight this small beside both diagonal entries is rounding in D, not a direction
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _decompose(d00, d01, d11, h0, h1, reach, least):
-    """Per cell three weights, their offsets, and the isotropic diffusion that had to be added."""
-    cells = d00.size
+def _decompose(d, h0, h1, reach):
+    """Per cell three weights, their offsets, and the isotropic diffusion added; D is positive definite."""
+    cells = d.shape[0]
     weight = np.zeros((cells, 3))
     offset = np.zeros((cells, 3, 2), np.int8)
     added = np.zeros(cells)
     b = np.empty((3, 2), np.int64)
     g0, g1 = 1.0 / (h0 * h0), 1.0 / (h1 * h1)
     for c in range(cells):
-        mean = 0.5 * (d00[c] + d11[c])
-        radius = np.hypot(0.5 * (d00[c] - d11[c]), d01[c])
-        floor = max(least[c], EIGENVALUE_FLOOR * (mean + radius))
-        added[c] = max(0.0, floor - (mean - radius))
-        m00, m01, m11 = (d00[c] + added[c]) * g0, d01[c] / (h0 * h1), (d11[c] + added[c]) * g1
+        m00, m01, m11 = d[c, 0, 0] * g0, d[c, 0, 1] / (h0 * h1), d[c, 1, 1] * g1
         b[0, 0], b[0, 1], b[1, 0], b[1, 1], b[2, 0], b[2, 1] = 1, 0, 0, 1, -1, -1
         while True:
             flipped = False
@@ -75,22 +72,18 @@ def _decompose(d00, d01, d11, h0, h1, reach, least):
 def selling(
     diffusion: np.ndarray, spacing: np.ndarray, reach: np.ndarray, least: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights (n, s), offsets (n, s, d) and added isotropic diffusion (n,) of symmetric matrices (n, d, d).
+    """Weights (n, s), offsets (n, s, d) and added isotropic diffusion ε (n,) of symmetric matrices (n, d, d).
 
-    Σ_s λ_s e_s e_sᵀ = (D + ε I)_ij/(h_i h_j) with |e|_∞ ≤ reach (n,) and eigenvalues of D + εI at least
-    `least` (n,); offsets point into one half-plane, and an offset of zeros carries weight 0.
+    Σ_s λ_s e_s e_sᵀ = M = (D + εI)_ij/(h_i h_j) with |e|_∞ ≤ reach (n,) and eigenvalues of M at least `least` (n,);
+    offsets point into one half-plane, and an offset of zeros carries weight 0.
     """
-    trace = np.trace(diffusion, axis1=1, axis2=2)
-    least = np.maximum(least, np.full(len(trace), max(TRACE_FLOOR * trace.max(), np.finfo(float).tiny)))
-    if diffusion.shape[1] == 1:
-        d = diffusion[:, 0, 0]
-        added = np.maximum(0.0, least - d)
-        return ((d + added) / spacing[0] ** 2)[:, None], np.ones((len(d), 1, 1), np.int8), added
-    if diffusion.shape[1] == 3:
-        return decompose(np.ascontiguousarray(diffusion), np.array(spacing, float), reach, least, EIGENVALUE_FLOOR)
-    return _decompose(
-        np.ascontiguousarray(diffusion[:, 0, 0]),
-        np.ascontiguousarray(diffusion[:, 0, 1]),
-        np.ascontiguousarray(diffusion[:, 1, 1]),
-        float(spacing[0]), float(spacing[1]), reach, least,
-    )  # fmt: skip
+    h, dim = np.array(spacing, float), diffusion.shape[1]
+    trace = (np.diagonal(diffusion, axis1=1, axis2=2) / h**2).sum(axis=1)
+    lowest = max(_TRACE_FLOOR * trace.max(), np.finfo(float).tiny)
+    floor = np.maximum(least, np.full(len(trace), lowest))
+    base = least_shift(np.ascontiguousarray(diffusion), floor, _EIGENVALUE_FLOOR, 1.0 / np.outer(h, h))
+    raised = diffusion + base[:, None, None] * np.eye(dim)
+    if dim == 1:
+        return raised[:, :, 0] / h**2, np.ones((len(base), 1, 1), np.int8), base
+    weight, offset, more = decompose(raised, h, reach) if dim == 3 else _decompose(raised, h[0], h[1], reach)
+    return weight, offset, base + more

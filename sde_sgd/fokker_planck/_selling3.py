@@ -23,42 +23,6 @@ _FLIPS = 10_000  # never met: offsets grow with flips, and the walk ends when th
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _extremes(a00, a01, a02, a11, a12, a22):
-    """Smallest and largest eigenvalue of a symmetric matrix by Jacobi's rotations, to rounding in its largest entry."""
-    a = np.array([[a00, a01, a02], [a01, a11, a12], [a02, a12, a22]])
-    for _ in range(30):
-        size = np.abs(a).max()
-        if max(abs(a[0, 1]), abs(a[0, 2]), abs(a[1, 2])) <= 1e-17 * size:
-            break
-        for r in range(3):
-            p, q = (r + 1) % 3, (r + 2) % 3
-            if a[p, q] == 0.0:
-                continue
-            theta = 0.5 * (a[q, q] - a[p, p]) / a[p, q]
-            t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
-            if theta < 0.0:
-                t = -t
-            c = 1.0 / np.sqrt(1.0 + t * t)
-            s = t * c
-            a[p, p] -= t * a[p, q]
-            a[q, q] += t * a[p, q]
-            x, y = a[r, p], a[r, q]
-            a[r, p] = a[p, r] = c * x - s * y
-            a[r, q] = a[q, r] = s * x + c * y
-            a[p, q] = a[q, p] = 0.0
-    return min(a[0, 0], a[1, 1], a[2, 2]), max(a[0, 0], a[1, 1], a[2, 2])
-
-
-@nb.njit(cache=True, nogil=True, error_model="numpy")
-def eigenvalue_range(d):
-    """Smallest and largest eigenvalue of symmetric 3×3 matrices (n, 3, 3); the lower triangle is not read."""
-    low, high = np.empty(d.shape[0]), np.empty(d.shape[0])
-    for c in range(d.shape[0]):
-        low[c], high[c] = _extremes(d[c, 0, 0], d[c, 0, 1], d[c, 0, 2], d[c, 1, 1], d[c, 1, 2], d[c, 2, 2])
-    return low, high
-
-
-@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _other(i, j):
     """The two of 0, 1, 2, 3 that are neither i nor j."""
     k = 0
@@ -89,22 +53,20 @@ def _form(m, u, v):
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def decompose(d, h, reach, least, relative_floor):
-    """Per cell six weights, their offsets, and the isotropic diffusion that had to be added."""
+def decompose(d, h, reach):
+    """Per cell six weights, their offsets, and the isotropic diffusion added; D is positive definite."""
     cells = d.shape[0]
     weight, offset, added = np.zeros((cells, 6)), np.zeros((cells, 6, 3), np.int8), np.zeros(cells)
     b, kept = np.empty((4, 3), np.int64), np.empty((4, 3), np.int64)
     m, e = np.empty((3, 3)), np.empty(3, np.int64)
     for c in range(cells):
-        low, high = _extremes(d[c, 0, 0], d[c, 0, 1], d[c, 0, 2], d[c, 1, 1], d[c, 1, 2], d[c, 2, 2])
-        base = max(0.0, max(least[c], relative_floor * high) - low)
         for p in range(3):
             for q in range(3):
-                m[p, q] = (d[c, p, q] + (base if p == q else 0.0)) / (h[p] * h[q])
+                m[p, q] = d[c, p, q] / (h[p] * h[q])
         b[:] = 0
         b[0, 0] = b[1, 1] = b[2, 2] = 1
         b[3] = -1
-        epsilon, fits, more = np.inf, True, 0.0  # ε beyond `base`, and the least at which the stencil was short
+        epsilon, fits, more = np.inf, True, 0.0  # ε, and the least at which the stencil was short
         for _ in range(_FLIPS):
             at, first, second = 0.0, -1, -1
             for i in range(4):
@@ -135,7 +97,7 @@ def decompose(d, h, reach, least, relative_floor):
             more = 0.0
         else:
             b[:] = kept
-        added[c] = base + more
+        added[c] = more
         for p in range(3):
             m[p, p] += more / (h[p] * h[p])
         slot = 0

@@ -9,10 +9,11 @@ import numpy as np
 import scipy.linalg as la
 import scipy.sparse.linalg as sla
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from sde_sgd import _checks, _memory
 
-from ._lag_covariance import lag_covariance as lag_covariance
+from ._tails import apply, continued, in_tail
 from ._weighted import Resolvent, Space
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _SEEN = 1e-6  # share of an operator's largest eigenvalue that is still accurate to ten digits
 _DENSE = 60  # cells, up to which the whole operator is written down
-_FAR, _TAIL_STEPS = -40.0, 40  # nats below the peak where the vectors of an iteration are rounding; steps to mend that
+_LOOK = 1e-9  # relative error of the eigenvalues of a look for more
 _SEED = 20180201  # of the first vector of every iteration
 _BYTES = 256.0  # per cell and mode: four vectors, a copy of them, and the space of the iteration
 _LEVELS = 60  # shifts tried before giving up
@@ -41,11 +42,12 @@ def spectrum(self: "FokkerPlanck", k: int) -> xr.Dataset:
     Under detailed balance all is real and orthogonal. Otherwise values are complex, and a pair of conjugates is kept
     whole, +Im first: there may be k + 1 modes. The sign of a mode is that which makes √ρ_ss·u positive at
     the first cell (C order) where it has half its largest modulus; inside the space of an equal eigenvalue the basis
-    is arbitrary. Where nothing ever goes u and r follow from their equations, to about 1e-6 relative to
-    themselves. The iteration starts from a fixed vector: the same call gives the same result on one machine. After
-    each level another iteration, orthogonal to all modes found, looks for one that was missed (such as a
-    multiple eigenvalue); `attrs["next_modulus"]` is the modulus of the next eigenvalue, which is not part of the
-    result. With absorbing walls E_ss is under the steady state of the same edges without their leak.
+    is arbitrary. Where nothing ever goes u and r follow from their equations and the rest, to about 1e-6 relative
+    to themselves; the rest has errors of rounding in L²(ρ_ss). The iteration starts from a fixed vector: the same
+    call gives the same result on one machine. After each level another iteration, orthogonal to all modes found,
+    looks for one that was missed (such as a multiple eigenvalue); `attrs["next_modulus"]` is the modulus of the next
+    eigenvalue, which is not part of the result. With absorbing walls E_ss is under the steady state of the same edges
+    without their leak.
 
     Raises ValueError if k is not from 1 to the number of cells, the chain is not irreducible, memory is short, or the
     iteration does not converge. Rates below 1e-300, relaxations that float64 cannot time, are refused:
@@ -131,8 +133,11 @@ def _slowest(space: Space, wanted: int) -> tuple[_Modes, float, list[float]]:
         shifts.append(shift)
         before = found.rate.size
         found, following, too_high = _level(space, shift, found, wanted, rank)
-        if found.rate.size >= wanted:
-            break
+        length = wanted + int(0 < wanted <= found.rate.size and found.rate[wanted - 1].imag > 0.0)
+        if found.rate.size > length:
+            following = float(np.abs(found.rate[length]))
+        if found.rate.size >= length and (math.isfinite(following) or found.rate.size == rank):
+            return found.take(np.arange(length)), following, shifts
         if found.rate.size > before:
             low, high = float(np.abs(found.rate[-1])), fastest
         elif too_high:
@@ -140,46 +145,58 @@ def _slowest(space: Space, wanted: int) -> tuple[_Modes, float, list[float]]:
         else:
             low = max(low, shift)
         if len(shifts) > _LEVELS:
-            raise ValueError(f"only {before} of {wanted} eigenvalues could be told apart; ask for fewer modes")
+            raise ValueError(
+                f"after {_LEVELS} shifts only {found.rate.size} eigenvalues are told apart, and k asks for {wanted} "
+                "and the next; ask for fewer modes"
+            )
         first_guess = 1e-4 * fastest
         shift = first_guess if len(shifts) == 1 and low < first_guess else math.sqrt(low * high)
-    length = wanted
-    if 0 < wanted < found.rate.size and found.rate[wanted - 1].imag > 0.0:
-        length += 1
-    if length < found.rate.size:
-        following = float(np.abs(found.rate[length]))
-    return found.take(np.arange(length)), following, shifts
 
 
 def _level(space: Space, shift: float, found: _Modes, wanted: int, rank: int) -> tuple[_Modes, float, bool]:
     """All modes that one shift shows; the next modulus; and if it shows none, whether the shift is too high."""
     resolvent = space.resolvent(shift)
-    before, following = found.rate.size, math.inf
+    before, following, too_high = found.rate.size, math.inf, False
     ask = wanted - before + 2
     while found.rate.size < rank:
         new = _leading(resolvent, shift, found, min(ask, rank - found.rate.size))
         too_high = bool(shift) and float(np.abs(new.rate).min()) < _SEEN * shift
-        new = _seen(new, shift, too_high)
-        if found.rate.size > before:  # a pass for what the first one missed
-            following = float(np.abs(new.rate).min(initial=math.inf))
-            new = new.take(np.flatnonzero(np.abs(new.rate) < np.abs(found.rate[-1]) * (1.0 - _SAME)))
+        if too_high:
+            break
+        new = new.take(_seen(new.rate, shift, found))
+        if found.rate.size > before:  # only what the passes before have missed
+            new = new.take(_below(new.rate, found))
         if not new.rate.size:
-            return found, following, too_high
-        found, ask = found.joined(_with_tails(resolvent, shift, new)), 2
-    return found, following, False
+            break
+        # tails only of what may be in the result
+        last = np.sort(np.abs(np.append(found.rate, new.rate)))[: wanted + 1].max()
+        returned = np.abs(new.rate) <= last * (1.0 + _SAME)
+        new = _with_tails(resolvent, shift, new.take(returned)).joined(new.take(~returned))
+        found, ask = found.joined(new), 2
+        rate = _next_rates(resolvent, shift, found, min(ask, rank - found.rate.size))
+        rate = rate[_seen(rate, shift, found)]
+        following = float(np.abs(rate).min(initial=math.inf))
+        if not _below(rate, found).any():
+            break
+    return found, following, too_high
 
 
-def _seen(modes: _Modes, shift: float, too_high: bool) -> _Modes:
-    """Those modes that an operator at this shift resolves, with none missing below them."""
-    size = 1.0 / np.abs(modes.rate + shift)
-    good = (size >= _SEEN * (1.0 / shift if shift else size.max())) & (not too_high)
+def _seen(rate: np.ndarray, shift: float, found: _Modes) -> np.ndarray:
+    """Which rates an operator at this shift, or without one, resolves, with none missing below them."""
+    if not rate.size:
+        return np.zeros(0, bool)
+    size = 1.0 / np.abs(rate + shift)
+    good = size >= _SEEN / (shift or np.abs(np.append(found.rate, rate)).min())
     reach = (1.0 / size[good]).max(initial=0.0) - shift  # a disk about −σ is complete, and one about 0 is wanted
-    return modes.take(np.flatnonzero(good & (np.abs(modes.rate) <= reach * (1.0 + _SAME))))
+    return good & (np.abs(rate) <= reach * (1.0 + _SAME))
 
 
-def _leading(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> _Modes:
-    """The `count` largest eigenvalues (one more where that cuts a pair) of a resolvent, `found` projected out."""
+def _below(rate: np.ndarray, found: _Modes) -> np.ndarray:
+    return np.abs(rate) < np.abs(found.rate[-1]) * (1.0 - _SAME)
 
+
+def _deflated(resolvent: Resolvent, found: _Modes) -> tuple[Callable, Callable]:
+    """A resolvent on functions and on probabilities, `found` projected out."""
     known_x, known_y = found.real_pair()
 
     def functions(v: np.ndarray) -> np.ndarray:
@@ -192,6 +209,20 @@ def _leading(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> _
         image = resolvent.probabilities(v)
         return image - known_y @ (image @ known_x)
 
+    return functions, probabilities
+
+
+def _next_rates(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> np.ndarray:
+    """What comes after `found`, or was missed: a look that needs no vectors and fewer digits."""
+    if count == 0:
+        return np.empty(0)
+    functions, _ = _deflated(resolvent, found)
+    return 1.0 / _iterate(functions, resolvent.space.pi.size, count, resolvent.space.symmetric, _LOOK)[0] - shift
+
+
+def _leading(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> _Modes:
+    """The `count` largest eigenvalues (one more where that cuts a pair) of a resolvent, `found` projected out."""
+    functions, probabilities = _deflated(resolvent, found)
     space = resolvent.space
     mu, x = _iterate(functions, space.pi.size, count, space.symmetric)
     if space.symmetric:
@@ -201,7 +232,7 @@ def _leading(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> _
         mu, x, y = _matched(mu, x, nu, y)
     x = _oriented(x)
     y = y @ la.inv(y.T @ x).T  # a cluster's basis is fixed by that of x
-    image = np.stack([_apply(functions, column) for column in x.T], axis=1)
+    image = np.stack([apply(functions, column) for column in x.T], axis=1)
     first, mu = mu, np.einsum("ni,ni->i", y, image)
     residual = la.norm(image / mu - x, axis=0)
     rate = 1.0 / mu - shift
@@ -215,36 +246,19 @@ def _leading(resolvent: Resolvent, shift: float, found: _Modes, count: int) -> _
 
 
 def _with_tails(resolvent: Resolvent, shift: float, modes: _Modes) -> _Modes:
-    """`left` = x/√π and `right` = √π·y, which the iteration leaves to rounding where π is small.
-
-    There they follow from what is known, u = (λ + σ)(σ − Lᵀ)⁻¹u, starting at 0: one step of this errs by about λ
-    times the time that the drift takes to leave the tail.
-    """
-    space, factor = resolvent.space, modes.rate + shift
-    far = 2.0 * (space.log_root - space.log_root.max()) < _FAR
-    left, right = np.zeros_like(modes.x), np.zeros_like(modes.y)
-    for weighted, plain, log_weight, smooth in (
-        (modes.x, left, -space.log_root, resolvent.smooth_functions),
-        (modes.y, right, space.log_root, resolvent.smooth_probabilities),
-    ):
-        tail = far[:, None] & (np.abs(weighted) < 1e-6 * np.abs(weighted).max(axis=0))
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            plain[...] = np.where(tail, 0.0, weighted * np.exp(log_weight)[:, None])
-        for _ in range(_TAIL_STEPS if tail.any() else 0):
-            image = smooth(plain.real) + (1j * smooth(plain.imag) if np.iscomplexobj(plain) else 0.0)
-            new = np.where(tail, factor * image, plain)
-            settled = bool((np.abs(new - plain) <= 1e-10 * np.abs(new)).all())
-            plain[...] = new
-            if settled:
-                break
+    """`left` = x/√π and `right` = √π·y, right relative to themselves also where the iteration leaves rounding."""
+    space, rate = resolvent.space, modes.rate + shift
+    left = continued(resolvent.plain_functions, space, rate, modes.x)
+    # under detailed balance p/π is the function itself
+    ratio = left if space.symmetric else continued(resolvent.ratios, space, rate, modes.y)
+    root = space.root[:, None]
+    right = np.where(in_tail(space, modes.y), root * (root * ratio), root * modes.y)
     return replace(modes, left=left, right=right)
 
 
-def _apply(operator: Callable, v: np.ndarray) -> np.ndarray:
-    return operator(v) if not np.iscomplexobj(v) else operator(v.real) + 1j * operator(v.imag)
-
-
-def _iterate(operator: Callable, n: int, count: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+def _iterate(
+    operator: Callable, n: int, count: int, symmetric: bool, error: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Largest eigenvalues of −L's inverse in falling modulus, conjugates together, and unit eigenvectors."""
     if n <= _DENSE or count + 3 >= n:
         matrix = np.stack([operator(column) for column in np.eye(n)], axis=1)
@@ -253,10 +267,11 @@ def _iterate(operator: Callable, n: int, count: int, symmetric: bool) -> tuple[n
         start = np.random.default_rng(_SEED).normal(size=n)
         linear = sla.LinearOperator((n, n), matvec=operator, dtype=float)
         try:
-            if symmetric:
-                mu, x = sla.eigsh(linear, count, v0=start, ncv=min(n, 2 * count + 20))
-            else:
-                mu, x = sla.eigs(linear, count + 1, v0=start, ncv=min(n, 2 * count + 22))
+            with threadpool_limits(1, user_api="blas"):  # vectors this short only wait for the other threads
+                if symmetric:
+                    mu, x = sla.eigsh(linear, count, v0=start, ncv=min(n, 2 * count + 20), tol=error)
+                else:
+                    mu, x = sla.eigs(linear, count + 1, v0=start, ncv=min(n, 2 * count + 22), tol=error)
         except sla.ArpackError as fault:
             raise ValueError(f"the eigenvalues did not converge ({fault}); ask for fewer modes") from None
     if symmetric:

@@ -8,9 +8,10 @@ from scipy.interpolate import make_interp_spline
 
 from sde_sgd.grid import Grid
 
-from . import _inputs, _wall_report
+from . import _wall_report
 from ._dissection import dissect
 from ._elimination import log_stationary
+from ._inputs import check_memory, steady_bytes
 
 if TYPE_CHECKING:
     from .generator import FokkerPlanck
@@ -34,9 +35,10 @@ def solve(self: "FokkerPlanck") -> np.ndarray:
             f"{example[0]} and {example[1]}), so the steady state is not unique; "
             "add noise or solve on each part"
         )
+    check_memory(steady_bytes(self.grid), "the steady state", self.grid.shape)
     position = np.stack(np.unravel_index(np.arange(self.grid.size), self.grid.shape), axis=1)
     tree = dissect(self.edges.tail, self.edges.head, position)
-    _inputs.check_memory(tree.bytes, "the steady state", self.grid)
+    check_memory(tree.bytes, "the steady state", self.grid.shape)
     log_pi = log_stationary(tree, *self.edges.extended_rates())
     log_pi -= log_pi.max()
     return log_pi - np.log(np.exp(log_pi).sum() * self.grid.cell_volume)

@@ -65,7 +65,7 @@ def _same_lines(a: "Edges", b: "Edges") -> bool:
     return (
         (a.tail is b.tail or np.array_equal(a.tail, b.tail))
         and (a.head is b.head or np.array_equal(a.head, b.head))
-        and np.array_equal(a.first, b.first)
+        and (a.offset is b.offset or np.array_equal(a.first, b.first))
         and np.array_equal(a.leak > 0.0, b.leak > 0.0)
     )
 
@@ -128,6 +128,7 @@ class Ledger:
     error_sum: float = 0.0
     error_estimate: float = 0.0
     repaired_mass: float = 0.0
+    most_negative: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,10 @@ class Stepper:
         decay = max(0.0, 1.0 - float(np.abs(carried).sum()) / before) if before > 0.0 else 0.0
         local = float(np.abs(fault).sum()) * self.volume
         return Trial(out, carried + fault, local, decay, 0.0 if first_order else lifted * self.volume, first_order)
+
+    def one_step(self, rho: np.ndarray, tau: float) -> np.ndarray:
+        """A single step of the scheme from time 0; of order 1, half of what `trial` takes."""
+        return self._euler_steps(rho, 0.0, tau, 1) if self.order == 1 else self.trial(rho, 0.0 * rho, 0.0, tau).rho
 
     def _euler_steps(self, rho: np.ndarray, t: float, tau: float, n: int) -> np.ndarray:
         out, h = rho.copy(), tau / n

@@ -19,7 +19,7 @@ import xarray as xr
 from sde_sgd import _attributes, _memory
 from sde_sgd.results import SCHEMA, provenance
 
-from ._steps import Ledger
+from ._steps import Ledger, breaks
 
 if TYPE_CHECKING:
     from .generator import FokkerPlanck
@@ -38,7 +38,9 @@ def question(fp: "FokkerPlanck", start: np.ndarray, times: np.ndarray, options: 
     digest = hashlib.blake2b(repr((__version__, fp.attrs, list(options))).encode(), digest_size=16)
     temperatures = fp.process.temperature_at(np.linspace(0.0, times[-1], 4097))
     edges = fp.edges_at(float(temperatures[0]))
-    for array in (start, times, temperatures, edges.tail, edges.head, edges.conductance, edges.peclet, edges.leak):
+    turns = breaks(fp.process, float(times[-1]))  # two schedules may differ between the samples alone
+    rates = edges.tail, edges.head, edges.conductance, edges.peclet, edges.leak
+    for array in (start, times, temperatures, turns, *rates):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

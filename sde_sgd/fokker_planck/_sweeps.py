@@ -26,7 +26,9 @@ import numpy as np
 from ._edges import Edges
 
 LANES = 8  # lines swept together: one AVX-512 register of float64
-_TINY = 1e-290  # densities smaller in size become 0: numbers below the normal range cost a hundred times as much
+# Densities smaller in size become 0: numbers below the normal range cost a hundred times as much. Written as
+# `0 if |y| < _TINY else y`, so that NaN stays and is found.
+_TINY = 1e-290
 _KEPT = 6  # factored step sizes kept: extrapolation uses three at a time
 
 
@@ -134,7 +136,7 @@ def _sweep_open(start, length, cell, through, stay, back, rho, line):
             w = through[o + i * LANES : o + (i + 1) * LANES]
             for j in range(LANES):
                 y = now[j] + w[j] * before[j]
-                now[j] = y if abs(y) >= _TINY else 0.0
+                now[j] = 0.0 if abs(y) < _TINY else y
         for j in range(LANES):
             x[j] = 0.0
         for i in range(m - 1, -1, -1):
@@ -142,7 +144,7 @@ def _sweep_open(start, length, cell, through, stay, back, rho, line):
             q, v = stay[o + i * LANES : o + (i + 1) * LANES], back[o + i * LANES : o + (i + 1) * LANES]
             for j in range(LANES):
                 y = q[j] * now[j] + v[j] * x[j]
-                y = y if abs(y) >= _TINY else 0.0
+                y = 0.0 if abs(y) < _TINY else y
                 x[j] = y
                 now[j] = y
         for i in range(m * LANES):
@@ -165,12 +167,12 @@ def _sweep_closed(start, length, cell, through, stay, back, gone, come, rho, lin
             w, g = through[o + i * LANES : o + (i + 1) * LANES], gone[o + i * LANES : o + (i + 1) * LANES]
             for j in range(LANES):
                 y = now[j] + w[j] * before[j]
-                y = y if abs(y) >= _TINY else 0.0
+                y = 0.0 if abs(y) < _TINY else y
                 now[j] = y
                 last[j] += g[j] * y
         for j in range(LANES):
             last[j] *= stay[o + end + j]
-            last[j] = last[j] if abs(last[j]) >= _TINY else 0.0
+            last[j] = 0.0 if abs(last[j]) < _TINY else last[j]
             line[end + j] = last[j]
             x[j] = 0.0
         for i in range(m - 2, -1, -1):
@@ -179,11 +181,22 @@ def _sweep_closed(start, length, cell, through, stay, back, gone, come, rho, lin
             c = come[o + i * LANES : o + (i + 1) * LANES]
             for j in range(LANES):
                 y = q[j] * now[j] + v[j] * x[j] + c[j] * last[j]
-                y = y if abs(y) >= _TINY else 0.0
+                y = 0.0 if abs(y) < _TINY else y
                 x[j] = y
                 now[j] = y
         for i in range(m * LANES):
             rho[cell[o + i]] = line[i]
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _gather(edge, cell, forward, backward, leak, share, right, left, out):
+    """Rates of the edges and a share of the leaks of the cells, slot by slot; 0 where there is none."""
+    for i in range(edge.size):
+        e, c = edge[i], cell[i]
+        linked = e < forward.size
+        right[i] = forward[e] if linked else 0.0
+        left[i] = backward[e] if linked else 0.0
+        out[i] = share * leak[c] if c < leak.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -247,9 +260,9 @@ class Sweeps:
     def load(self, edges: Edges) -> None:
         """Take the rates of `edges`, which join the same cells in the same order."""
         forward, backward = edges.rates()
-        forward, backward = np.append(forward, 0.0), np.append(backward, 0.0)
-        leak = np.append(edges.leak * self._share, 0.0)
-        self._rates = [(forward[b.edge], backward[b.edge], leak[b.cell]) for b in self._bundles]
+        self._rates = [tuple(np.empty(bundle.cell.size) for _ in range(3)) for bundle in self._bundles]
+        for bundle, rates in zip(self._bundles, self._rates):
+            _gather(bundle.edge, bundle.cell, forward, backward, edges.leak, self._share, *rates)
         self._factors.clear()
 
     def factor(self, h: float) -> None:

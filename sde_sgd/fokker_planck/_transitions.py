@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from . import _reactive
-from ._cut_edges import Cut, cut, region_of, residual
+from ._cut_edges import Cut, cut, log_total, region_of, residual, whole
 from ._elimination import Elimination, extended
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def mean_exit_time(self: "FokkerPlanck", region: Any, *, log: bool = False) -> x
     """
     if not isinstance(log, bool | np.bool_):
         raise ValueError(f"log must be True or False, got {log!r}")
-    where, inside, elimination, leak = _leaving(self, region)
+    where, inside, elimination, border = _leaving(self, region)
     log_time = elimination.log_backward(np.zeros(self.grid.size))
     if not log and log_time[inside].max() > _LARGEST:
         raise ValueError(
@@ -47,7 +47,7 @@ def mean_exit_time(self: "FokkerPlanck", region: Any, *, log: bool = False) -> x
         )
     attrs = {
         "region": where.describe(),
-        "residual": residual(self, inside, leak, log_time, np.zeros(self.grid.size)),
+        "residual": residual(self, inside, border.log_leak(), log_time, np.zeros(self.grid.size), border),
     }
     values = np.where(inside, log_time if log else np.exp(np.where(inside, log_time, 0.0)), np.nan)
     return self._field(values, "log_mean_exit_time" if log else "mean_exit_time", attrs)
@@ -65,7 +65,7 @@ def committor(self: "FokkerPlanck", a: Any, b: Any) -> xr.DataArray:
     attrs = {
         "region_a": sides.region_a.describe(),
         "region_b": sides.region_b.describe(),
-        "residual": residual(self, sides.keep, sides.log_leak(), log_q, sides.to_b.log_leak()),
+        "residual": residual(self, sides.keep, sides.log_leak(), log_q, sides.to_b.log_leak(), sides.to_a, sides.to_b),
     }
     return self._field(np.where(sides.b, 1.0, np.exp(log_q)), "committor", attrs)
 
@@ -83,8 +83,8 @@ def quasi_stationary(self: "FokkerPlanck", region: Any) -> xr.Dataset:
     or if two laws decay at so nearly equal rates that none is singled out. Collet, Martínez & San Martín (2013),
     Quasi-Stationary Distributions.
     """
-    where, inside, elimination, _ = _leaving(self, region)
-    parts = _parts(self, inside)
+    where, inside, elimination, border = _leaving(self, region)
+    parts = _parts(self, inside, border)
     if parts > 1:
         raise ValueError(
             f"region: {where.describe()!r} falls into {parts} parts that exchange no mass, each of which has a "
@@ -130,7 +130,7 @@ def transitions(self: "FokkerPlanck", a: Any, b: Any) -> xr.Dataset:
 
 
 def _leaving(self: "FokkerPlanck", region: Any):
-    """The region, its cells, the factors of −L on them, and log of the rates into other cells."""
+    """The region, its cells, the factors of −L on them, and where edges leave it."""
     where, inside = region_of(self, region, "region")
     if inside.all() and "absorbing" not in self.grid.boundary:
         raise ValueError(
@@ -138,19 +138,19 @@ def _leaving(self: "FokkerPlanck", region: Any):
             "leaves; take a smaller region, a larger box, or boundary='absorbing'"
         )
     border: Cut = cut(self, inside, ~inside, where, inside=False)
-    leak = border.log_leak()
+    inner, exits = whole(self, inside, border), extended(border.log_leak())
     try:
-        elimination = Elimination.of(self.edges, self.grid.shape, keep=inside, exits=extended(leak))
+        elimination = Elimination.of(self.edges, self.grid.shape, keep=inside, exits=exits, inner=inner)
     except ValueError as fault:
         raise ValueError(f"region: {fault}") from fault
     if not elimination.leaks:
         raise ValueError(f"region: no edge leads out of {where.describe()!r}, so that nothing ever leaves")
-    return where, inside, elimination, leak
+    return where, inside, elimination, border
 
 
-def _parts(self: "FokkerPlanck", inside: np.ndarray) -> int:
+def _parts(self: "FokkerPlanck", inside: np.ndarray, border: Cut) -> int:
     edges, n = self.edges, self.grid.size
-    both = inside[edges.tail] & inside[edges.head]
+    both = whole(self, inside, border)
     ones = np.ones(int(both.sum()), np.int8)
     graph = coo_array((ones, (edges.tail[both], edges.head[both])), shape=(n, n))
     return np.unique(connected_components(graph, directed=False)[1][inside]).size
@@ -165,12 +165,12 @@ def _positive_eigenvector(elimination: Elimination, inside: np.ndarray, name: st
     log_rho = elimination.log_forward(np.zeros(inside.size))
     width, before = np.inf, np.inf
     for step in range(_ITERATIONS):
-        log_rho -= _log_total(log_rho[inside])
+        log_rho -= log_total(log_rho[inside])
         image = elimination.log_forward(log_rho)
         gain = image[inside] - log_rho[inside]
         low, high = float(gain.min()), float(gain.max())
         before, width = width, high - low
-        image -= _log_total(image[inside])
+        image -= log_total(image[inside])
         if width <= _AGREEMENT + 1e-15 * np.abs(log_rho[inside]).max():
             return image, low, high
         ratio = width / before
@@ -183,8 +183,3 @@ def _positive_eigenvector(elimination: Elimination, inside: np.ndarray, name: st
         f"region: after {_ITERATIONS} iterations the rate of leaving {name!r} is only known to lie between "
         f"e^{-high:.6g} and e^{-low:.6g}: two parts are left at nearly the same rate; ask for one of them"
     )
-
-
-def _log_total(log_values: np.ndarray) -> float:
-    top = log_values.max()
-    return float(top + np.log(np.exp(log_values - top).sum()))

@@ -1,10 +1,13 @@
 """What the box does to a steady state: mass at its walls, currents that they deflect, cells that are too coarse."""
 
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
 import numba as nb
 import numpy as np
+
+from sde_sgd.errors import BoxWarning
 
 if TYPE_CHECKING:
     from .generator import FokkerPlanck
@@ -13,10 +16,6 @@ DENSITY = 1e-2  # beside one wall, over the mean density on the grid, above whic
 DRIFT = 1e-2  # mean change of log ρ by deflection, above which the walls change the potential
 PECLET = 2.0  # mean under ρ, above which a cell is wider than what happens in it
 _LAYER = 1 / 8  # of the box: how far from a wall a current is counted as turned by it
-
-
-class BoxWarning(UserWarning):
-    """The box cuts the density, its walls deflect a current, or its cells are too coarse for the drift."""
 
 
 def evidence(self: "FokkerPlanck", mass: np.ndarray) -> dict[str, float]:
@@ -126,7 +125,16 @@ def _warn(self: "FokkerPlanck", found: dict[str, float], per_wall: dict[tuple[in
             "the density is narrower than a cell, or smeared by the drift; take more cells or a smaller box"
         )
     if faults:
-        warnings.warn(". ".join(faults), BoxWarning, stacklevel=6)
+        warnings.warn(". ".join(faults), BoxWarning, stacklevel=_user_level())
+
+
+def _user_level() -> int:
+    """The `stacklevel`, for the function that called this, of the line outside this package that led here."""
+    own = (__name__.partition(".")[0], "functools")  # through which cached properties are read
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in own:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _is_own(self: "FokkerPlanck", axis: int, end: int) -> bool:

@@ -35,10 +35,8 @@ from ._selling import selling
 
 _ROWS = 8  # rows of the layer per cell of the longest step: the imbalance has died out long before
 _NO_SLANT = 1e-14  # off-diagonal of M over both diagonal entries: rounding
-_ISOLATED, _HOLD = (
-    1e-9,
-    1e-3,
-)  # of the trace of M: weight of the edges that leave a corner, when too little, when raised
+_ISOLATED = 1e-9  # of the trace of M: too little for the edges by which a corner is left
+_HOLD = 1e-3  # and what they carry once it is raised
 
 
 def reach(grid: Grid, max_offset: int) -> np.ndarray:
@@ -108,7 +106,8 @@ def with_edges_along(
             continue
         along = [axis for axis in range(grid.dim) if axis != normal]
         beside = np.moveaxis(np.arange(grid.size).reshape(grid.shape), normal, 0)[[0, -1]].ravel()
-        lost = _lost(weight[beside], offset[beside][:, :, [*along, normal]], grid.shape[normal])
+        turned = np.ascontiguousarray(offset[beside][:, :, [*along, normal]])
+        lost = _lost(weight[beside], turned, grid.shape[normal])
         slots = 2 * grid.dim - 3
         extra, step = np.zeros((grid.size, slots)), np.zeros((grid.size, slots, grid.dim), np.int8)
         if grid.dim == 2:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._elimination import Elimination
+from ._elimination import Elimination, extended, joined, split
 
 if TYPE_CHECKING:
     from .generator import FokkerPlanck
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Resolvent:
     """(σ − Lᵀ)⁻¹ on functions and (σ − L)⁻¹ on probabilities, without the steady state.
 
-    Solves are in logarithms, so that π may be as small as it likes.
+    Weights and solves are in extended numbers, so that π may be as small as it likes.
     """
 
     space: "Space"
@@ -29,40 +29,39 @@ class Resolvent:
 
     def functions(self, v: np.ndarray) -> np.ndarray:
         """In v = √π·u."""
-        space = self.space
-        return space.off_root(self._solve(self.factors.log_backward, space.off_root(v.ravel()), -space.log_root))
+        return self._between_roots(self.factors.extended_backward, v, -1)
 
     def probabilities(self, v: np.ndarray) -> np.ndarray:
         """In v = p/√π."""
-        space = self.space
-        return space.off_root(self._solve(self.factors.log_forward, space.off_root(v.ravel()), space.log_root))
+        return self._between_roots(self.factors.extended_forward, v, 1)
 
-    @staticmethod
-    def _solve(solve: Callable, v: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
-        result = np.zeros(v.size)
-        for sign in (1.0, -1.0):
-            part = sign * v
-            if (part > 0.0).any():
-                with np.errstate(divide="ignore"):
-                    log_source = np.log(np.maximum(part, 0.0)) + log_weight
-                with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                    result += sign * np.exp(solve(log_source) - log_weight)
+    def plain_functions(self, u: np.ndarray) -> np.ndarray:
+        """On functions u (cells, m) of mean 0 as they are, right also where π is 0 in float64."""
+        return self._without_mean(self._scaled(self.factors.extended_backward, u, 0))
+
+    def ratios(self, r: np.ndarray) -> np.ndarray:
+        """In r = p/π (cells, m) of mean 0: what plain functions are to the process run backwards."""
+        return self._without_mean(self._scaled(self.factors.extended_forward, r, 2))
+
+    def _between_roots(self, solve: Callable, v: np.ndarray, power: int) -> np.ndarray:
+        space = self.space
+        result = self._scaled(solve, space.off_root(v.ravel())[:, None], power)[:, 0]
         if not np.isfinite(result).all():
             raise ValueError(
                 "the slowest relaxation takes longer than float64 can tell; raise the temperature, or ask for "
                 "mean_exit_time, which has logarithms"
             )
-        return result
+        return space.off_root(result)
 
-    def smooth_functions(self, u: np.ndarray) -> np.ndarray:
-        """(σ − Lᵀ)⁻¹u for plain functions u (cells, m) of mean 0."""
-        image = self.factors.backward(u)
-        return image - self.space.pi @ image if self.space.conserves else image
+    def _scaled(self, solve: Callable, v: np.ndarray, power: int) -> np.ndarray:
+        """The solve between multiplication by √π**power and division by it, for columns v."""
+        weight, octaves = self.space.extended_root(power)
+        mantissa, exponent = split(v)
+        mantissa, exponent = solve(mantissa * weight, exponent + octaves)
+        return joined(mantissa / weight, exponent - octaves)
 
-    def smooth_probabilities(self, p: np.ndarray) -> np.ndarray:
-        """(σ − L)⁻¹p for plain p (cells, m) of mass 0."""
-        image = self.factors.forward(p)
-        return image - np.outer(self.space.pi, image.sum(axis=0)) if self.space.conserves else image
+    def _without_mean(self, v: np.ndarray) -> np.ndarray:
+        return v - self.space.pi @ v if self.space.conserves else v
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,11 @@ class Space:
     def root(self) -> np.ndarray:
         return np.exp(self.log_root)
 
+    def extended_root(self, power: int) -> tuple[np.ndarray, np.ndarray]:
+        """√π**power as a column of mantissas and one of binary exponents."""
+        mantissa, exponent = extended(power * self.log_root)
+        return mantissa[:, None], exponent[:, None]
+
     @property
     def fastest(self) -> float:
         """The largest rate at which a cell is left: at least half of every |λ|."""
@@ -104,7 +108,8 @@ class Space:
 
     def off_root(self, v: np.ndarray) -> np.ndarray:
         """v without its part along √π, the steady state in both kinds of coordinates."""
-        return v - self.root * (self.root @ v) if self.conserves else v
+        # not by BLAS: its threads would wake and sleep between any two solves
+        return v - self.root * (self.root * v).sum() if self.conserves else v
 
     def resolvent(self, shift: float) -> Resolvent:
         edges, shape = self.fp.edges, self.fp.grid.shape

@@ -11,7 +11,19 @@ from scipy.sparse.csgraph import connected_components
 from sde_sgd import _checks
 from sde_sgd.grid import Grid
 
-from . import _edges, _evolve, _inputs, _pattern, _product, _schedule, _spectrum, _steady, _thermodynamics, _transitions
+from . import (
+    _edges,
+    _evolve,
+    _inputs,
+    _lag_covariance,
+    _pattern,
+    _product,
+    _schedule,
+    _spectrum,
+    _steady,
+    _thermodynamics,
+    _transitions,
+)
 
 _MASS_TOLERANCE = 1e-12  # column sum of the generator over its diagonal
 _REACH = {1: 4, 2: 4, 3: 2}  # max_offset by dimension, see there
@@ -66,7 +78,7 @@ class FokkerPlanck:
             max_offset = _REACH[grid.dim]
         max_offset = _checks.whole("max_offset", max_offset, 1, 16, "it is a number of cells")
         _inputs.check_domain(process, grid)
-        _inputs.check_memory(_inputs.least_bytes(grid), "the steady state", grid)
+        _inputs.check_memory(_inputs.generator_bytes(grid), "the generator", grid.shape)
         self.process, self.grid = process, grid
         self._schedule = None
         if callable(process.temperature):
@@ -102,8 +114,9 @@ class FokkerPlanck:
     def edges_at(self, temperature: float) -> _edges.Edges:
         """The edges at another temperature T > 0, such as one of a schedule.
 
-        With a schedule and a drift that does not contain T, only P and the conductances are computed, and `tail`,
-        `head` and `offset` are the same arrays for every T. Otherwise everything is built anew.
+        With a schedule, `tail`, `head` and `offset` are the same arrays for every T (unless D is so nearly singular
+        that ε depends on T), and where the drift contains T not at all or linearly, nothing is evaluated again. At a
+        constant temperature everything is built anew.
         """
         temperature = _checks.positive("temperature", temperature, "T = η/2b is positive")
         if self._schedule is not None:
@@ -115,7 +128,7 @@ class FokkerPlanck:
         return _at_constant_temperature(process, self.grid, diffusion, self.attrs["max_offset"])[1]
 
     def _field(
-        self, values: np.ndarray, name: str, extra: dict[str, float] | None = None, *, component: bool = False
+        self, values: np.ndarray, name: str, extra: dict[str, Any] | None = None, *, component: bool = False
     ) -> xr.DataArray:
         attrs = {**self.attrs, **(extra or {})}
         return self.grid.data_array(values, self.process.variables, name, attrs, component=component)
@@ -214,7 +227,7 @@ class FokkerPlanck:
     free_energy = _thermodynamics.free_energy
     entropy_production = _thermodynamics.entropy_production
     spectrum = _spectrum.spectrum
-    lag_covariance = _spectrum.lag_covariance
+    lag_covariance = _lag_covariance.lag_covariance
     mean_exit_time = _transitions.mean_exit_time
     committor = _transitions.committor
     quasi_stationary = _transitions.quasi_stationary
@@ -228,14 +241,21 @@ class FokkerPlanck:
             density = density.transpose(*names)
             for name, axis, h in zip(names, self.grid.axes, self.grid.spacing):
                 given = density[name].values if name in density.coords else axis
-                if given.shape == axis.shape and np.abs(given - axis).max() > _SAME_PLACE * h:
+                if given.shape != axis.shape:
+                    continue  # refused below
+                if given.dtype.kind not in "iuf" or not (np.abs(given - axis) <= _SAME_PLACE * h).all():
                     raise ValueError(
-                        f"density has cells from {given[0]:.6g} to {given[-1]:.6g} in {name}, the grid from "
+                        f"density has cells from {given[0]} to {given[-1]} in {name}, the grid from "
                         f"{axis[0]:.6g} to {axis[-1]:.6g}; it belongs to another grid"
                     )
             density = density.values
-        if np.shape(density) != self.grid.shape:
-            raise ValueError(f"density has shape {np.shape(density)}, the grid {self.grid.shape}; one value per cell")
+        try:
+            shape = np.shape(density)
+        except (TypeError, ValueError):  # a Dataset, rows of unequal length
+            kind = type(density).__name__
+            raise ValueError(f"density is a {kind}; give an array of shape {self.grid.shape}") from None
+        if shape != self.grid.shape:
+            raise ValueError(f"density has shape {shape}, the grid {self.grid.shape}; one value per cell")
         values = _checks.finite_array("density", density)
         return values.ravel()
 
@@ -250,8 +270,9 @@ def _at_constant_temperature(
     """The edges of a process whose temperature is a number, with the ε that bounds P at it."""
     least: np.ndarray | float = 0.0
     if process.equilibrium_potential is None:
-        forces = _edges.forces_at_centers(process, grid)
-        least = _edges.least_diffusion(*forces, float(process.temperature), grid)
+        drift = _edges.at_centers(process.drift, "drift", grid)
+        divergence = _edges.at_centers(process.diffusion_divergence, "diffusion_divergence", grid)
+        least = _edges.least_diffusion(drift, divergence, float(process.temperature), grid)
     pattern = _pattern.build(grid, diffusion, max_offset, least)
     return pattern, _edges.build(process, pattern)
 

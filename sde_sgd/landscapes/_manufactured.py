@@ -11,7 +11,7 @@ from ._codegen import TEMPERATURE, derivative
 from ._landscape import Landscape
 from ._parser import parse
 
-_TILT = 0.7  # a temperature to test Q at, should it contain T
+_TRIAL_TEMPERATURE = 0.7  # at which Q is tested, should it contain T
 
 
 class ManufacturedLandscape(Landscape):
@@ -121,7 +121,7 @@ class ManufacturedLandscape(Landscape):
         if self._q_matrix == -self._q_matrix.T:
             return
         points = self._sample()
-        q = self.q_matrix(points, _TILT)
+        q = self.q_matrix(points, _TRIAL_TEMPERATURE)
         gap = np.abs(q + np.swapaxes(q, -1, -2)) > 1e-10 * np.abs(q).max((-1, -2), keepdims=True)
         if gap.any():
             k, i, j = np.argwhere(gap)[0]
@@ -137,7 +137,7 @@ class ManufacturedLandscape(Landscape):
             for what, function in (
                 ("potential", self.loss),
                 ("diffusion", self.diffusion),
-                ("q", lambda x: self.q_matrix(x, _TILT)),
+                ("q", lambda x: self.q_matrix(x, _TRIAL_TEMPERATURE)),
             ):
                 a, b = function(left), function(right)
                 size = max(np.abs(values).max() for values in (a, b, function(self._sample())))
