@@ -36,7 +36,8 @@ _BURN, _SAMPLE = 8, 16  # relaxation times: e⁻⁸ of what the start was off is
 _SINGULAR = 1e-10  # smallest over largest eigenvalue of a D of lower rank
 _CUT = 1e-3  # share of the density beside the walls of the domain, from which on it is cut
 _HEATED = 1.25  # by which T is raised where wells exchange too rarely for paths
-_HOTTEST = 100.0  # times the usual temperature, beyond which it is another question
+_SHORTER = 0.9  # a rise of T that leaves more of the steps than this is in vain: no barrier makes them many
+_BY_FAR = 2.0
 _TWICE = 2.0  # the grid's error is an estimate, and may be half of the true one
 _ROUNDING = 1e-10  # of sums over the cells, in standard deviations
 _REST = 0.5  # share of the step's bias that may be left once its leading term is taken off
@@ -149,19 +150,24 @@ class Plan:
         landscape = get(name)
         _check_noise(landscape.at_temperature())
         usual = temperature = landscape.at_temperature().constant_temperature
+        cost, before = _cost(landscape.at_temperature()), math.inf
         while True:
             plan = cls._at(landscape.at_temperature(temperature), effort.fine)
-            start, relaxation = start_of(plan.process, None), _relaxation(plan.rough)
+            start = start_of(plan.process, None)
             step = _step(plan.process, start)
-            steps, paths = _run_of(relaxation / step, effort, _cost(plan.process))
+            # the rougher grid tells at a quarter of the price where paths are out of reach by far
+            rough_steps, paths = _run_of(_relaxation(plan.rough) / step, effort, cost / _BY_FAR)
+            if paths:
+                relaxation = _relaxation(plan.fp)
+                steps, paths = _run_of(relaxation / step, effort, cost)
             if paths:
                 break
-            temperature *= _HEATED
-            if temperature > _HOTTEST * usual:
+            if rough_steps > _SHORTER * before:
                 raise NotCompared(
-                    f"{steps} steps of each of {effort.fewest} paths are needed, {_HOTTEST:g} times hotter still, and "
-                    f"{effort.path_steps:.2g} steps of all allowed"
+                    f"at T = {temperature:.3g} each of {effort.fewest} paths needs {rough_steps} steps, more than this "
+                    "effort allows, and a higher temperature hardly shortens them"
                 )
+            before, temperature = rough_steps, _HEATED * temperature
         settings = {
             "landscape": name, "temperature": temperature, "usual_temperature": usual, "relaxation": relaxation,
             "step": step, "steps": steps, "paths": paths, "start": start,
@@ -235,7 +241,7 @@ def _check_noise(process: Process) -> None:
 
 
 def _relaxation(fp: FokkerPlanck) -> float:
-    """1/Re λ₁: the time after which a start is forgotten. A length of runs, for which a grid half as fine will do."""
+    """1/Re λ₁: the time after which a start is forgotten."""
     values = fp.spectrum(2)["eigenvalue"].values
     return float(1.0 / np.sort(values.real)[1])
 

@@ -10,7 +10,7 @@ def crosscheck(
     landscapes: Annotated[
         list[str] | None, typer.Argument(help="Names of the catalogue; all with one to three variables by default.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few paths: errors a few times as large.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few paths, coarse grids: larger errors.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; the numbers do not depend on it. (default: all cores)")

@@ -81,9 +81,9 @@ def test_a_grid_too_coarse_to_compare_with_is_refused(monkeypatch):
         check.compare("pearson", replace(check.QUICK, fine=1e-12))
 
 
-def test_paths_that_would_take_too_long_at_any_temperature_are_refused(monkeypatch):
-    monkeypatch.setattr(check, "_HOTTEST", 1.2)
-    with pytest.raises(check.NotCompared, match=r"\d+ steps of each of 128 paths are needed, 1\.2 times hotter still"):
+def test_paths_that_no_heat_makes_shorter_are_refused(monkeypatch):
+    monkeypatch.setattr(check, "_SHORTER", 0.0)
+    with pytest.raises(check.NotCompared, match=r"at T = 0.625 each of 128 paths needs \d+ steps, .* hardly shortens"):
         check.compare("ring", check.Effort(1e3, 128, 1024))
 
 
