@@ -171,7 +171,7 @@ def test_walls_are_the_users_to_respect():
     assert min(errors["none"]) > 0.05  # no refinement mends it
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", [2, pytest.param(3, marks=pytest.mark.evidence)])
 def test_moments_of_paths(dim):
     """Means and second moments of simulated paths against quadrature of e^{−Φ/T}, within five standard errors."""
     temperature = 0.5

@@ -48,7 +48,9 @@ def everything(d, **changes):
 # -- against NumPy on the saved states ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d, dtype", [(1, "float64"), (2, "float64"), (5, "float64"), (2, "float32")])
+@pytest.mark.parametrize(
+    "d, dtype", [(1, "float64"), (2, "float32"), (5, "float64"), pytest.param(2, "float64", marks=pytest.mark.evidence)]
+)
 def test_sums_in_the_kernel_are_those_over_saved_states(d, dtype):
     """float32 states too are summed in float64: to 1e-12, where float32 sums would differ by 1e-6."""
     paths, steps = 101, 40
