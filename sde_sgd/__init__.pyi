@@ -5,6 +5,7 @@ from . import results as results
 from . import schedules as schedules
 from .errors import BoxWarning as BoxWarning
 from .errors import Diverged as Diverged
+from .errors import NotConverged as NotConverged
 from .errors import TooFewSamples as TooFewSamples
 from .fokker_planck import FokkerPlanck as FokkerPlanck
 from .grid import Grid as Grid

@@ -17,5 +17,9 @@ class TooFewSamples(ValueError):
     """The data cannot support the estimate or its error bar."""
 
 
+class NotConverged(ValueError):
+    """An iteration stopped short of its tolerance; the message holds what it reached and what to change."""
+
+
 class BoxWarning(UserWarning):
     """The box of a grid cuts a density, its walls deflect a current, or its cells are too coarse for the drift."""

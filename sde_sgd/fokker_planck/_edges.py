@@ -66,7 +66,12 @@ class Edges:
 
     def rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Forward and backward rate of every edge; 0 where float64 cannot hold the smaller one."""
-        return self.conductance * bernoulli(-self.peclet), self.conductance * bernoulli(self.peclet)
+        size = np.abs(self.peclet)
+        slow = bernoulli(size)
+        fast = self.conductance * (slow + size)  # B(−z) = B(z) + z
+        slow *= self.conductance
+        downhill = self.peclet >= 0.0
+        return np.where(downhill, fast, slow), np.where(downhill, slow, fast)
 
     def log_rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Logarithms of the two rates, finite always."""

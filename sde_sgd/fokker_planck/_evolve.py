@@ -44,7 +44,8 @@ def evolve(
 ) -> xr.DataArray:
     r"""The solution ρ(t) = e^{tL}ρ(0) of ∂ρ/∂t = Lρ at the given times, (time, *variables).
 
-    Every density is ≥ 0 and keeps the mass it starts with to rounding (absorbing walls take what reaches them).
+    Mass stays what it is at the start to rounding (absorbing walls take what reaches them), and every density is ≥ 0,
+    except that "krylov" may be negative within its error estimate.
 
     Parameters
     ----------
@@ -68,10 +69,10 @@ def evolve(
         be half of the mass, the whole step is of first order (`first_order_steps`). With implicit Euler of order 2
         the steady state is still kept, but the free energy's decrease is no longer promised.
     tolerance : L1 distance ∫|ρ − e^{tL}ρ(0)|, relative to the mass, allowed at every time. The flow contracts L1, so
-        the local errors of all steps, added up, bound it; steps adapt so that the estimated local errors, added up
-        while the flow carries them along, stay below. The default is 1e-3; 1e-14 for "exact" (its truncation), 1e-12
-        for "krylov". The error of the grid itself is not in it. With "splitting" the true error was from 0.05 to 0.6 of
-        the tolerance over 60 random processes.
+        the local errors of all steps, added up, bound it; steps adapt so that their estimates, added up with their
+        signs while the flow carries them along, stay below. The default is 1e-3; 1e-14 for "exact" (its truncation),
+        1e-12 for "krylov". The error of the grid itself is not in it. With "splitting" the true error was from 0.05 to
+        0.6 of the tolerance over 60 random processes.
     step : fixes the step instead of a tolerance ("splitting", "implicit_euler"); shortened where it does not divide a
         stretch between two times. Order 1 takes its steps in pairs, and the last pair is shortened as well.
     file : a netCDF file to which each snapshot is written as it is reached. A run that was stopped goes on from its
@@ -88,7 +89,7 @@ def evolve(
     DataArray with coordinates `steps`, `error_estimate` (in L1, so far) and `mass` along time.
     `attrs`: scheme, order, tolerance or step, `steps`, `rejected_steps`, `repaired_steps` (kept positive as said
     above) and `repaired_mass`, `first_order_steps`, `largest_step`, `error_estimate`, `error_sum` (the sizes of all
-    local errors added up, a bound), `mass_drift` (last mass − first);
+    estimated local errors added up), `mass_drift` (last mass − first);
     "splitting": `stationary_bias`, ‖Sρ_ss − ρ_ss‖₁ of one step S of the largest size, if `steady_state` was called
     before; "krylov": `most_negative`, the least entry of all snapshots, where it is below 0.
 

@@ -18,6 +18,8 @@ import numba as nb
 import numpy as np
 import scipy.linalg as la
 
+from sde_sgd.errors import NotConverged
+
 from ._edges import Edges
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ class Krylov:
         ledger.most_negative = min(ledger.most_negative, float(x.min()))
         slack = ledger.error_sum + 1e-14 * float(np.abs(x).sum()) * self._volume
         if -x.min() * self._volume > slack:
-            raise ValueError(
+            raise NotConverged(
                 f"scheme='krylov' gave {x.min():.3g} at t = {end:g}, more negative than its error estimate {slack:.3g} "
                 "explains; use scheme='exact'"
             )

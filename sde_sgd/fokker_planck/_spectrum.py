@@ -12,6 +12,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from sde_sgd import _checks, _memory
+from sde_sgd.errors import NotConverged
 
 from ._tails import apply, continued, in_tail
 from ._weighted import Resolvent, Space
@@ -273,7 +274,7 @@ def _iterate(
                 else:
                     mu, x = sla.eigs(linear, count + 1, v0=start, ncv=min(n, 2 * count + 22), tol=error)
         except sla.ArpackError as fault:
-            raise ValueError(f"the eigenvalues did not converge ({fault}); ask for fewer modes") from None
+            raise NotConverged(f"the eigenvalues did not converge ({fault}); ask for fewer modes") from None
     if symmetric:
         order = np.argsort(-np.abs(mu), kind="stable")[:count]
         return mu[order], x[:, order]
@@ -313,7 +314,7 @@ def _matched(mu: np.ndarray, x: np.ndarray, nu: np.ndarray, y: np.ndarray) -> tu
     if pairs and mu[pairs[-1][0]].imag < 0.0 and len(pairs) < mu.size:
         pairs.pop()  # its conjugate is beyond the end
     if not pairs:
-        raise ValueError("left and right eigenvalues did not converge to the same; ask for another number of modes")
+        raise NotConverged("left and right eigenvalues did not converge to the same; ask for another number of modes")
     a, b = (list(side) for side in zip(*pairs))
     return mu[a], x[:, a], y[:, b]
 

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numba as nb
 import numpy as np
 
+from sde_sgd.errors import NotConverged
+
 from ._sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -288,7 +290,7 @@ class Stepper:
         if not accepted:
             ledger.rejected_steps += 1
             if not ledger.next_step > 1e-14 * max(after, self.budget.end * 1e-6):
-                raise ValueError(
+                raise NotConverged(
                     f"the step at t = {t:g} fell to {ledger.next_step:.3g} and its error {error:.3g} still exceeds "
                     f"what the tolerance {self.budget.tolerance:g} allows there; use a larger one, or scheme='exact'"
                 )

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse.linalg as sla
 
+from sde_sgd.errors import NotConverged
+
 from ._weighted import Space
 
 _FAR = -40.0  # nats below the peak of π where the vectors of an iteration are rounding
@@ -77,7 +79,7 @@ def _solved(solve: Callable, rate: complex, known: np.ndarray, tail: np.ndarray)
     operator = sla.LinearOperator((int(tail.sum()),) * 2, matvec=error, dtype=known.dtype)
     part, fault = sla.gmres(operator, image(known), rtol=_ERROR, atol=0.0, restart=_STEPS, maxiter=5)
     if fault:
-        raise ValueError(
+        raise NotConverged(
             "a mode did not converge where the steady state is small; ask for fewer modes, or raise the temperature"
         )
     result = known.copy()

@@ -7,6 +7,8 @@ import xarray as xr
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sde_sgd.errors import NotConverged
+
 from . import _reactive
 from ._cut_edges import Cut, cut, log_total, region_of, residual, whole
 from ._elimination import Elimination, extended
@@ -179,7 +181,7 @@ def _positive_eigenvector(elimination: Elimination, inside: np.ndarray, name: st
             if change.min() > -0.9:
                 image[inside] += np.log1p(change)
         log_rho = image
-    raise ValueError(
+    raise NotConverged(
         f"region: after {_ITERATIONS} iterations the rate of leaving {name!r} is only known to lie between "
         f"e^{-high:.6g} and e^{-low:.6g}: two parts are left at nearly the same rate; ask for one of them"
     )
