@@ -15,6 +15,8 @@ _MARKERS = {  # kind of critical point: marker, fill, size, words
     "saddle": ("X", "#E69F00", 80, "saddle"),
     "maximum": ("^", "#CC79A7", 80, "maximum"),
     "degenerate": ("D", "#8b949e", 25, "degenerate point"),
+    "stable": ("o", "white", 80, "stable point"),
+    "unstable": ("^", "#CC79A7", 80, "unstable point"),
 }
 
 
@@ -69,9 +71,13 @@ def _reach(difference: np.ndarray, centre: float, temperature: float) -> float:
 
 
 def mark_points(
-    ax: "Axes", names: tuple[str, str], critical_points: "xr.Dataset | None", modes: "xr.Dataset | None"
+    ax: "Axes",
+    names: tuple[str, str],
+    critical_points: "xr.Dataset | None",
+    modes: "xr.Dataset | None",
+    of: str = "loss",
 ) -> bool:
-    """Mark the loss's critical points and the density's modes; True if any lies inside the frame."""
+    """Mark critical points of the loss, or zeros `of` a drift, and modes of the density; True if any is inside."""
     drawn = False
     if critical_points is not None:
         kinds = critical_points["kind"].to_numpy().astype(str)
@@ -80,7 +86,7 @@ def mark_points(
             raise ValueError(f"a critical point is a {', '.join(_MARKERS)}, got {', '.join(sorted(unknown))}")
         for kind, (marker, fill, size, label) in _MARKERS.items():
             chosen = critical_points.isel(point=np.flatnonzero(kinds == kind))
-            drawn |= _scatter(ax, names, chosen, marker, fill, size, f"{label} of the loss")
+            drawn |= _scatter(ax, names, chosen, marker, fill, size, f"{label} of the {of}")
     if modes is not None:
         drawn |= _scatter(ax, names, modes, "*", "#ffdd00", 62, "mode of the density")
     return drawn

@@ -1,6 +1,7 @@
 """Where a density peaks: the places a process is most often found."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -60,6 +61,26 @@ def modes(log_density: xr.DataArray, *, least: float = 1e-3, reach: int = 2) -> 
     return xr.Dataset(data | {"log_ratio": ("point", heights - (heights[0] if len(heights) else 0.0))})
 
 
+def curvature(field: xr.DataArray, points: np.ndarray, periodic: Sequence[bool], reach: int = 2) -> np.ndarray:
+    """Hessian (k, d, d) at points (k, d): of the least-squares quadratic over the cells within `reach` of the nearest.
+
+    Where a wall is nearer than that, the block of cells is moved off it.
+    """
+    values, axes = field.values, [field[str(d)].values for d in field.dims]
+    dim = values.ndim
+    spacing = np.array([(x[-1] - x[0]) / (x.size - 1) for x in axes])
+    offsets = np.array(list(itertools.product(range(-reach, reach + 1), repeat=dim)))
+    fit = np.linalg.pinv(_quadratic(offsets.astype(float)))
+    found = np.empty((len(points), dim, dim))
+    for k, point in enumerate(points):
+        cell = np.array([int(np.abs(x - v).argmin()) for x, v in zip(axes, point)])
+        inside = np.clip(cell, reach, np.array(values.shape) - 1 - reach)
+        cell = np.where(periodic, cell, inside) + offsets
+        around = values[tuple((cell % values.shape).T)]
+        found[k] = _hessian((fit @ (around - around.mean()))[dim + 1 :], dim) / np.outer(spacing, spacing)
+    return found
+
+
 def _place(axis: np.ndarray, cell: int, shift: float, wraps: bool) -> float:
     spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
     at = axis[cell] + shift * spacing
@@ -74,12 +95,17 @@ def _quadratic(x: np.ndarray) -> np.ndarray:
 
 
 def _vertex(coefficients: np.ndarray, dim: int) -> tuple[np.ndarray, float]:
-    slope = coefficients[1 : dim + 1]
-    hessian = np.zeros((dim, dim))
-    for value, (i, j) in zip(coefficients[dim + 1 :], itertools.combinations_with_replacement(range(dim), 2)):
-        hessian[i, j] += value
-        hessian[j, i] += value
+    slope, hessian = coefficients[1 : dim + 1], _hessian(coefficients[dim + 1 :], dim)
     if np.linalg.eigvalsh(hessian)[-1] >= 0:
         return np.full(dim, np.inf), 0.0
     shift = -np.linalg.solve(hessian, slope)
     return shift, float(coefficients[0] + slope @ shift / 2)
+
+
+def _hessian(second: np.ndarray, dim: int) -> np.ndarray:
+    """The matrix of the quadratic part of a fit."""
+    hessian = np.zeros((dim, dim))
+    for value, (i, j) in zip(second, itertools.combinations_with_replacement(range(dim), 2)):
+        hessian[i, j] += value
+        hessian[j, i] += value
+    return hessian
