@@ -10,7 +10,10 @@ import types
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-HOMES = ("sde_sgd.landscapes", "sde_sgd.paths", "sde_sgd.fokker_planck", "sde_sgd.potential")
+HOMES = (
+    "sde_sgd.landscapes", "sde_sgd.paths", "sde_sgd.fokker_planck", "sde_sgd.potential", "sde_sgd.cycles",
+    "sde_sgd.ornstein_uhlenbeck", "sde_sgd.discrete_sgd",
+)  # fmt: skip
 
 
 def setup(app):

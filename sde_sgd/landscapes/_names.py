@@ -15,6 +15,8 @@ RESERVED = (
     *("stream_function", "q"),
     *("mean", "mean_error", "covariance", "covariance_error", "effective_samples", "variable_2"),
     *("lag", "lag_time", "lag_covariance", "lag_covariance_error"),
+    *("potential_error", "potential_resampled", "resample", "smoothing_bias", "smoothing_bias_error", "visits"),
+    *("conditional_loss", "conditional_loss_error"),
     *("winding", "angular_velocity", "angular_velocity_error"),
     *("first_passage", "passage_time", "passage_time_error", "survival", "survival_error", "survival_time", "censored"),
     *(

@@ -19,14 +19,21 @@ def stationary_points(
     symmetric: bool,
     period: np.ndarray,
     extra: dict[str, Callable],
+    starts: np.ndarray | None = None,
 ) -> xr.Dataset:
-    """Zeros of `field` (..., d) → (..., d) in the box, with the eigenvalues of `jacobian` and their kind."""
+    """Zeros of `field` (..., d) → (..., d) in the box, with the eigenvalues of `jacobian` and their kind.
+
+    Newton starts from the points `starts` (n, d); None is a lattice, for up to three variables.
+    """
     lower, upper = box
     dim = len(variables)
-    if dim not in STARTS:
+    if starts is not None:
+        x = starts
+    elif dim in STARTS:
+        axes = [np.linspace(a, b, STARTS[dim]) for a, b in zip(lower, upper)]
+        x = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dim)
+    else:
         raise ValueError(f"a lattice search needs 1 to 3 variables, got {dim}; start a Newton iteration of your own")
-    axes = [np.linspace(a, b, STARTS[dim]) for a, b in zip(lower, upper)]
-    x = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dim)
     size = float(np.linalg.norm(upper - lower))
     with np.errstate(all="ignore"):
         x, last_move = _newton(field, jacobian, x, 1e-14 * size)

@@ -4,6 +4,7 @@ from ._effective_samples import effective_sample_size
 from ._exit_times import exit_times
 from ._first_passage import FirstPassage
 from ._histogram import Histogram, density_dataset
+from ._kramers_moyal import estimate_drift_diffusion
 from ._lag_covariance import LagCovariance
 from ._moments import Moments
 from ._sample_density import sample_density
@@ -21,6 +22,7 @@ __all__ = [
     "Winding",
     "density_dataset",
     "effective_sample_size",
+    "estimate_drift_diffusion",
     "exit_times",
     "sample_density",
     "sample_indices",
