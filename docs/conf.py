@@ -55,7 +55,9 @@ html_title = "sde-sgd"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["sde_sgd.css"]
-html_sidebars = {page: [] for page in ("tutorial", "conventions", "landscapes", "schemes", "ensembles", "fokker_planck", "numerics")}
+_WIDE = "tutorial conventions landscapes schemes ensembles fokker_planck potential quasipotential low_temperature"
+_WIDE += " linear_theory from_samples estimates currents limit_cycles jko numerics"
+html_sidebars = {page: [] for page in _WIDE.split()}  # pages of one level have nothing to list there
 html_copy_source = False
 html_theme_options = {
     "navbar_align": "left",

@@ -8,6 +8,7 @@ import sympy as sp
 
 import sde_sgd as sde
 from sde_sgd.potential import Assessment, assess
+from sde_sgd.potential._hypotheses import judge
 
 
 @functools.cache
@@ -124,6 +125,13 @@ def test_added_noise_is_told():
     fp = sde.FokkerPlanck(leaning, sde.Grid((-3, -3), (3, 3), (32, 30)), max_offset=1)
     assert fp.attrs["added_diffusion_max"] > 0
     assert assess(fp)["noise_as_given"].holds is False
+
+
+def test_a_verdict_is_a_number_against_its_error():
+    """Fails above three errors, holds below where they are small, open where they are not or there is no number."""
+    cases = [(0.5, 0.1, False), (0.2, 0.1, None), (0.01, 0.01, True), (0.0, 0.0, True), (np.nan, 0.0, None)]
+    for measured, error, holds in cases:
+        assert judge("name", "statement", measured, error, 1.0, "E|j|").holds is holds, (measured, error)
 
 
 def test_undecided_is_said():

@@ -1,12 +1,18 @@
 """Fixed points and their kinds, weak foci, branches and their bifurcations, stiff and chaotic orbits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.integrate
+import xarray as xr
 
 import sde_sgd as sde
 from sde_sgd import figures
 from sde_sgd.cycles import (
+    Bifurcation,
+    Branch,
+    Cycle,
     classify_focus,
     continue_cycles,
     continue_fixed_points,
@@ -38,6 +44,7 @@ def linear(matrix):
         ([[0, 3], [-3, 0]], "centre or weak focus"),
         ([[-1, 3, 0], [-3, -1, 0], [0, 0, 1]], "saddle-focus"),
         ([[0, 3, 0], [-3, 0, 0], [0, 0, -1]], "centre or weak focus"),
+        ([[0, 3, 0, 0], [-3, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]], "saddle-focus"),
         (np.diag([-1, -2, -3, -4]), "stable node"),
     ],
 )
@@ -72,10 +79,10 @@ def test_example_19_has_a_weak_focus_and_no_limit_cycle():
     assert focus.kind == "weak stable focus" and focus.frequency == pytest.approx(1.6461, abs=1e-4)
     assert focus.coefficient == pytest.approx(-0.25, abs=1e-5) and abs(focus.coefficient + 0.25) < focus.error < 1e-3
     assert focus.amplitude == pytest.approx(2, abs=1e-4)
-    radius = radius_per_turn(landscape, (0.12, 0.0), center=origin.position, turns=12)
+    radius = radius_per_turn(landscape, (0.12, 0.0), center=origin.position, turns=8)
     slope = np.polyfit(radius.time, radius.values**-2.0, 1)[0]
     assert slope == pytest.approx(0.25, rel=0.05)
-    assert find_cycles(landscape, starts=4, steps=150) == []
+    assert find_cycles(landscape, ((-1, 1),) * 2, starts=2, steps=60) == []
 
 
 def test_lyapunov_coefficients_known_by_hand():
@@ -109,7 +116,9 @@ def test_the_pitchfork_of_example_19():
     """λ_c = e^(−1/4), from the wells, from the origin, and from either end; nothing else is met."""
     landscape = sde.landscapes.get("example_19")
     for settings in ({"start": (0, 0)}, {"start": (1, 0)}, {}):
-        branches = continue_fixed_points(landscape, "circulation", (0, 1.5), box=((-1.5, 1.5),) * 2, **settings)
+        branches = continue_fixed_points(
+            landscape, "circulation", (0, 1.5), box=((-1.5, 1.5),) * 2, step=0.05, **settings
+        )
         assert len(branches) == 2
         for branch in branches:
             (found,) = branch.bifurcations
@@ -134,11 +143,93 @@ def test_the_pitchfork_of_example_19():
     ],
 )
 def test_bifurcations_on_a_line(family, kinds, values):
-    branches = continue_fixed_points(family, "m", (-1, 1), box=((-2, 2.1),))
+    branches = continue_fixed_points(family, "m", (-1, 1), box=((-2, 2.1),), step=0.05)
     for branch in branches:
         assert sorted(b.kind for b in branch.bifurcations) == kinds
         np.testing.assert_allclose(sorted(b.value for b in branch.bifurcations), sorted(values), atol=1e-8)
     assert len(branches) == (1 if "fold" in kinds else 2)
+
+
+def test_one_pair_crosses_and_another_does_not():
+    """Real parts −1 and 2 − m: a Hopf point at m = 2. None at m = 1, where the pairs are equally far from the axis on
+    either side of it, nor where a saddle's eigenvalues 1 and −m are opposite."""
+
+    def pairs(m):
+        blocks = np.zeros((4, 4))
+        blocks[:2, :2], blocks[2:, 2:] = [[-1, 1], [-1, -1]], [[2 - m, 3], [-3, 2 - m]]
+        return linear(blocks)
+
+    start = {"start": (0,) * 4, "box": ((-1, 1.1),) * 4}
+    (line,) = continue_fixed_points(pairs, "m", (0.5, 2.53), step=0.05, **start)
+    (hopf,) = line.bifurcations
+    assert hopf.kind == "Hopf" and hopf.value == pytest.approx(2, abs=1e-9)
+    assert hopf.period == pytest.approx(2 * np.pi / 3, rel=1e-9) and line.points.attrs["ends"] == ("bounds", "bounds")
+    (line,) = continue_fixed_points(
+        lambda m: linear([[1, 0], [0, -m]]), "m", (0.5, 1.53), start=(0, 0), box=((-1, 1.1),) * 2
+    )
+    assert line.bifurcations == ()
+
+
+def test_an_isola_is_followed_once():
+    """x² + m² = ¼ closes on itself, with two folds; without a start on it, it is not found. Cut short, it says so."""
+    settings = dict(bounds=(-1, 1), box=((-2, 2.1),), step=0.05)
+    circle = lambda m: lambda x: x**2 + m**2 - 0.25  # noqa: E731
+    (branch,) = continue_fixed_points(circle, "m", start=(0.5,), at=0.0, **settings)
+    assert [b.kind for b in branch.bifurcations] == ["fold"] * 2 and branch.points.attrs["ends"] == ("closed",) * 2
+    np.testing.assert_allclose(sorted(b.value for b in branch.bifurcations), [-0.5, 0.5], atol=1e-10)
+    np.testing.assert_allclose(branch.points.x[[0, -1]], 0.5, atol=1e-12)
+    turned = np.unwrap(np.arctan2(branch.points.m, branch.points.x).values)
+    assert (
+        abs(turned[-1] - turned[0]) == pytest.approx(2 * np.pi)
+        and (np.diff(turned) * (turned[-1] - turned[0]) > 0).all()
+    )
+    (part,) = continue_fixed_points(circle, "m", start=(0.5,), at=0.0, most=3, **settings)
+    assert part.points.attrs["ends"] == ("most", "most")
+    assert continue_fixed_points(circle, "m", **settings) == []
+
+
+def beside(extra):
+    """ṙ = r(1 − r²), θ̇ = 1, and beside it ż = extra(m, z)."""
+
+    def family(m):
+        def field(x):
+            r2 = (x[..., :2] ** 2).sum(-1)[..., None]
+            flat = x[..., :2] * (1 - r2) + np.stack([-x[..., 1], x[..., 0]], -1)
+            return np.concatenate([flat, extra(m, x[..., 2:])], -1)
+
+        return field
+
+    return family
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [
+        (
+            lambda m, z: np.stack(
+                [m * z[..., 0] - 1.3 * z[..., 1], m * z[..., 1] + 1.3 * z[..., 0], (m - 0.03) * z[..., 2]], -1
+            ),
+            [("torus", 0.0), ("branch point", 0.03)],
+        ),
+        pytest.param(lambda m, z: z * np.stack([0.2, m - 0.2], -1), [], marks=pytest.mark.evidence),
+    ],
+)
+def test_multipliers_that_cross_the_unit_circle(extra, found):
+    """+1, and a pair; none crosses where e^(0.2T) and e^((m − 0.2)T) are equally far from the circle, nor where their
+    product is 1."""
+    d = 5 if found else 4
+    box = ((-2, 2),) * d
+    t = 2 * np.pi * np.arange(32) / 32
+    circle = np.stack([np.cos(t), np.sin(t), *np.zeros((d - 2, 32))], -1)
+    nothing = np.zeros(d - 1)
+    cycle = Cycle(
+        2 * np.pi, circle, nothing, nothing, 0.0, 0.0, "stable", (0,) * d, 2 * np.pi, None, tuple("xyzuw"[:d])
+    )
+    branch = continue_cycles(beside(extra), "m", (-0.1, 0.12), cycle, at=-0.05, box=box, step=0.8)
+    assert [b.kind for b in branch.bifurcations] == [kind for kind, _ in found]
+    for b, (_, value) in zip(branch.bifurcations, found):
+        assert b.value == pytest.approx(value, abs=1e-9) and b.period == pytest.approx(2 * np.pi, rel=1e-10)
+    assert branch.points.attrs["ends"] == ("bounds", "bounds")
 
 
 def test_a_hopf_bifurcation_and_the_cycles_born_there():
@@ -148,17 +239,32 @@ def test_a_hopf_bifurcation_and_the_cycles_born_there():
     (hopf,) = line.bifurcations
     assert hopf.kind == "Hopf" and abs(hopf.value) < 1e-10 and hopf.period == pytest.approx(2 * np.pi, rel=1e-9)
     (cycle,) = find_cycles(landscape, starts=2, points=32)
-    branch = continue_cycles(landscape, "a", (-0.5, 2), cycle, step=0.2)
+    branch = continue_cycles(landscape, "a", (-0.5, 2), cycle, step=0.5)
     a = branch.points.a.values
     np.testing.assert_allclose(branch.points.period, 2 * np.pi / (1 + a / 2), rtol=1e-9)
     np.testing.assert_allclose(np.hypot(branch.points.x, branch.points.y), np.sqrt(a), rtol=1e-7)
     np.testing.assert_allclose(branch.points.multiplier[:, 0].real, np.exp(-2 * a * branch.points.period), rtol=1e-5)
     assert [b.kind for b in branch.bifurcations] == ["Hopf"] and abs(branch.bifurcations[0].value) < 1e-6
+    assert branch.points.attrs["ends"] == ("point", "bounds")
+    root = dataclasses.replace(cycle, points=cycle.points * 0.03, period=2 * np.pi / (1 + 9e-4 / 2))  # at a = 9e-4
+    small = continue_cycles(landscape, "a", (4e-4, 1e-3), root, at=9e-4, step=0.5)  # small at its end: no Hopf point
+    assert small.bifurcations == () and small.points.attrs["ends"] == ("bounds", "bounds")
     assert a.max() == 2.0 and bool(branch.points.stable[a > 0.01].all())
     ax = figures.plot_branch([branch, line])
     assert ax.get_xlabel() == "a" and "Hopf" in ax.get_legend_handles_labels()[1]
     with pytest.raises(ValueError, match="has no 'period'"):
         figures.plot_branch([branch, line], "period")
+
+
+def test_a_bifurcation_is_marked_on_its_own_side_of_a_fold():
+    """m = s(2 − s), period 1 + s: the orbit at s = 1.5 and not the one at s = 0.5, where m is the same."""
+    s = np.linspace(0, 2, 21)
+    columns = {"m": s * (2 - s), "period": 1 + s, "x": s, "minimum_x": -s, "maximum_x": s, "stable": s < 1}
+    points = xr.Dataset({name: ("point", values) for name, values in columns.items()})
+    flip = Bifurcation("period doubling", 0.75, np.array([1.5]), np.array([-1.0]), 2.5)
+    ax = figures.plot_branch(Branch(points, (flip,), "m"), "period")
+    (mark,) = [line for line in ax.lines if line.get_label() == "period doubling"]
+    np.testing.assert_allclose(np.ravel(mark.get_data()), [0.75, 2.5])
 
 
 def test_faults_in_words():
@@ -169,6 +275,9 @@ def test_faults_in_words():
         continue_fixed_points(landscape, "circulation", (1, 0))
     with pytest.raises(ValueError, match="give start too"):
         continue_fixed_points(landscape, "circulation", (0, 1), at=0.5)
+    with pytest.raises(ValueError, match="pairs"):
+        values = xr.DataArray(np.zeros((5, 5, 2)), dims=("x", "y", "component"), coords={"x": range(5), "y": range(5)})
+        find_cycles(values, (1, 2))
     with pytest.raises(ValueError, match="cycle must be"):
         continue_cycles(landscape, "circulation", (0, 1), 3)
 
@@ -185,6 +294,11 @@ def test_multipliers_of_products_of_matrices():
     logs = random.uniform(-3, -1, (40, 2)) - [0, 2]
     blocks = np.array([turn[(i + 1) % 40] @ np.diag(np.exp(logs[i])) @ turn[i].T for i in range(40)])
     np.testing.assert_allclose(log_multipliers(blocks).real, logs.sum(0), rtol=1e-10)  # about e^(−80) and e^(−160)
+    logs[:, 1] = -20.0  # e^(−800), 0 in floating point, and turned over
+    blocks = np.array(
+        [turn[(i + 1) % 40] @ np.diag(np.exp(logs[i]) * [1, -1 if i == 3 else 1]) @ turn[i].T for i in range(40)]
+    )
+    np.testing.assert_allclose(log_multipliers(blocks), [logs[:, 0].sum(), -800 + 1j * np.pi], rtol=1e-7)
 
 
 # long ---------------------------------------------------------------------------------------------------------------

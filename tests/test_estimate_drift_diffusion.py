@@ -161,25 +161,24 @@ def test_errors_are_the_scatter_of_independent_runs(order):
 
 
 def test_chi_squared_of_errors_that_are_estimates_themselves():
-    """40 terms at each of 10 places: at 5 %, 15 ± 3.8 of 300; counterexample: of known errors, which these are not."""
+    """60 squares at each of 10 places: at 5 %, 10 ± 3.1 of 200; counterexample: the χ² of errors that are known."""
     from sde_sgd.paths._local_linear import Scatter
     from sde_sgd.paths._neighbourhoods import Pairs
 
-    rng, terms = np.random.default_rng(10), 40
-    pairs = Pairs(
-        np.repeat(np.arange(10), terms), np.arange(10 * terms), np.ones(10 * terms), np.zeros((10 * terms, 1))
-    )
+    rng, n = np.random.default_rng(10), 60
+    pairs = Pairs(np.repeat(np.arange(10), n), np.arange(10 * n), np.ones(10 * n), np.zeros((10 * n, 1)))
     alarms = np.zeros(2)
-    for _ in range(300):
-        m = rng.normal(size=(10 * terms, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+    for _ in range(200):
+        v = rng.normal(size=(10, n, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
+        q = np.stack([v[..., 0] ** 2, v[..., 0] * v[..., 1], v[..., 1] ** 2], axis=-1)
+        difference = q.sum(1) - n * np.array([1.0, 0.5, 1.25])
+        rest = (q - q.mean(1, keepdims=True)) * np.sqrt(n / (n - 1))
         scatter = Scatter(10, 3, whole=True)
-        scatter.add(pairs, np.ones(len(m)), len(m), m, None)
-        each = m.reshape(10, terms, 3)
-        total = each.sum(1)
-        plain = np.einsum("pi,pij,pj->", total, np.linalg.inv(np.swapaxes(each, 1, 2) @ each), total)
-        alarms += scatter.chi_squared(total, np.ones(10, bool))[2] < 0.05, scipy.stats.chi2.sf(plain, 30) < 0.05
-    assert 2 <= alarms[0] <= 28, alarms
-    print(alarms)
+        scatter.add(pairs, np.ones(10 * n), 10 * n, rest.reshape(-1, 3), None)
+        inverse = np.linalg.inv(np.swapaxes(rest, 1, 2) @ rest)
+        plain = np.einsum("pi,pij,pj->", difference, inverse, difference)
+        alarms += scatter.chi_squared(difference, np.ones(10, bool))[2] < 0.05, scipy.stats.chi2.sf(plain, 30) < 0.05
+    assert 1 <= alarms[0] <= 21 and alarms[1] > 60, alarms
 
 
 def test_points_agree_with_cells_and_far_points_are_left_out():

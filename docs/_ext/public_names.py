@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 HOMES = (
     "sde_sgd.landscapes", "sde_sgd.paths", "sde_sgd.fokker_planck", "sde_sgd.potential", "sde_sgd.cycles",
-    "sde_sgd.ornstein_uhlenbeck", "sde_sgd.discrete_sgd",
+    "sde_sgd.jko", "sde_sgd.ornstein_uhlenbeck", "sde_sgd.discrete_sgd",
 )  # fmt: skip
 
 

@@ -60,9 +60,10 @@ def follow(
     most: int,
     sane: Callable[[np.ndarray], bool] | None = None,
     renew: Callable[[np.ndarray], None] | None = None,
-) -> list[Point]:
-    """Points along the curve from `start` in the direction of its tangent until `inside` fails, or it closes.
+) -> tuple[list[Point], str]:
+    """Points along the curve from `start` in the direction of its tangent, and why they end.
 
+    "outside": `inside` fails at the last; "closed": the last is the first; "step": the curve was lost; "most".
     The step halves where the tangent turns by more than 0.2, Newton fails, or the point reached is not `sane`, and
     grows by half where it turns by less than 0.05. `renew` is told of every point reached.
     """
@@ -78,18 +79,21 @@ def follow(
         except NotConverged:
             h /= 2
             if h < smallest:
-                break
+                return points, "step"
             continue
         points.append(Point(u, t, here.s + h))
         if renew is not None:
             renew(u)
         if not inside(u):
-            break
+            return points, "outside"
         if len(points) > 5 and np.linalg.norm(u - start.u) < 0.6 * h and t @ start.t > 0.5:
-            break
+            if (start.u - u) @ t <= 0:  # overshot
+                points.pop()
+            length = points[-1].s + float(np.linalg.norm(start.u - points[-1].u))
+            return [*points, Point(start.u, start.t, length)], "closed"
         if turn < 0.05:
             h = min(1.5 * h, step)
-    return points
+    return points, "most"
 
 
 def sign_changes(values: Sequence[float]) -> list[tuple[int, int]]:

@@ -57,10 +57,10 @@ def area_production(
     Dataset over (lag, variable, variable_2), antisymmetric: `area_production`, `area_production_error`,
     `pair_p_value`, adjusted for all pairs of that lag; `p_value` (lag) of "no current" over all pairs,
     `overall_p_value` over all lags too. With planes over (lag, plane), and `plane_vectors` v (plane, axis, variable):
-    the areas are those of (v₀·x, v₁·x), each variable over its `scale` (after whitening, if asked). With `expected`: `expected`,
-    `z`; and over the pairs `chi2` = Σ z² with `expected_p_value` (flips of the deviations, whose law need not be symmetric: nearly right), `slope` and `slope_error`
-    of the weighted fit A = slope·expected, `correlation` = Σ A·expected/√(Σ A² Σ expected²), uncentred because a pair
-    has no order.
+    the areas are those of (v₀·x, v₁·x), each variable over its `scale` (after whitening, if asked). With `expected`:
+    `expected`, `z`; and over the pairs `chi2` = Σ z² with `expected_p_value` (flips of the deviations: not exact, their
+    law need not be symmetric), `slope` and `slope_error` of the weighted fit A = slope·expected, `correlation` =
+    Σ A·expected/√(Σ A² Σ expected²), uncentred because a pair has no order.
 
     What is tested: under detailed balance a block run backwards is as likely, and its area is minus the area. Random
     signs of the blocks are then an exact test, whatever the law within a block (Gaussian or not, several scales of
@@ -70,9 +70,9 @@ def area_production(
     As an estimate of A(τ), it is short by O((τ_c/block)²), τ_c the correlation time: take blocks of 20 τ_c at least.
 
     Raises ValueError for uneven times or one variable, `TooFewSamples` where blocks would be shorter than 4 lags. Not
-    for a variable that is wrapped around a circle: take its sine and cosine. Not before the process is stationary: a
-    mean that relaxes on a bent path sweeps out area. Not with velocities (or momentum buffers) among the variables:
-    they change sign when time runs back, and sweep out area with positions in equilibrium too. Ghanta, Neu & Teitsworth (2017), Phys. Rev. E 95.
+    for a variable that is wrapped around a circle: take its sine and cosine. Not for velocities or momentum buffers,
+    which change sign when time runs back: with positions they sweep out area in equilibrium too. Not before the process
+    is stationary: a mean that relaxes on a bent path sweeps out area. Ghanta, Neu & Teitsworth (2017), Phys. Rev. E 95.
     """
     series = series_of(trajectory, variables, dt, burn_in)
     d = len(series.variables)

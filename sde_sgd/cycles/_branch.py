@@ -31,6 +31,8 @@ class Branch:
 
     points : Dataset over `point`: the parameter by its name, the coordinates (for cycles those of one point of the
         orbit, `minimum_…` and `maximum_…` over it, and `period`), `eigenvalue` or `multiplier` (point, mode), `stable`.
+        `attrs["ends"]`: why the branch ends where it does, at either end: "bounds", "box", "closed" (on itself),
+        "step" (lost: a cusp, a corner, or for cycles a point), "most" (it goes on); of cycles "point", "period".
     bifurcations : in the same order. parameter : its name.
     """
 

@@ -33,7 +33,7 @@ def continue_fixed_points(
 
     Branches are followed through their folds, and at branch points the crossing one is taken up too. A bifurcation is
     located to rounding, by Brent's method in the length of the branch: the zero of dλ/ds at a fold, of det ∂v/∂x at a
-    branch point, of the real part of a pair at a Hopf point. Of branch points, one with ⟨p, B(q, q)⟩ = 0 is a
+    branch point, of Π(λ_i + λ_k), i < k, at a Hopf point. Of branch points, one with ⟨p, B(q, q)⟩ = 0 is a
     pitchfork, otherwise transcritical (p, q null vectors, B second derivatives).
 
     Parameters
@@ -114,37 +114,50 @@ class _Search:
         if self.known(u):
             return
         t = tangent(self.equations, u, along)
-        halves = [self._half(Point(u, side * t, 0.0)) for side in (-1, 1)]
-        back = [Point(p.u, -p.t, -p.s) for p in halves[0][:0:-1]]
-        curve = back + halves[1]
+        points, end = self._half(Point(u, -t, 0.0))
+        curve, ends = [Point(p.u, -p.t, -p.s) for p in points[::-1]], (end, end)
+        if end != "closed":
+            points, other = self._half(Point(u, t, 0.0))
+            curve, ends = curve + points[1:], (end, other)
         if len(curve) < 2:
             return
         self.curves.append(curve)
         bifurcations = self._bifurcations(curve)
-        self.branches.append(Branch(self._dataset(curve), tuple(b for b, _, _ in bifurcations), self.family.parameter))
+        self.branches.append(
+            Branch(self._dataset(curve, ends), tuple(b for b, _, _ in bifurcations), self.family.parameter)
+        )
         for bifurcation, where, way in bifurcations:
             if bifurcation.kind in ("pitchfork", "transcritical"):
                 across = self._across(where, way)
                 for side in (-1, 1):
                     self.take_up(where + side * 0.5 * self.step * across, side * across)
 
-    def _half(self, start: Point) -> list[Point]:
-        ahead = start.u + 1e-9 * start.t
-        if not self.within(ahead):
-            return [start]
-        points = follow(self.equations, start, self.within, step=self.step, smallest=1e-6 * self.step, most=self.most)
+    def _half(self, start: Point) -> tuple[list[Point], str]:
+        """The branch one way, and why it ends, as in `Branch`."""
+        if not self.within(ahead := start.u + 1e-9 * start.t):
+            return [start], self._side(ahead)
+        points, end = follow(
+            self.equations, start, self.within, step=self.step, smallest=1e-6 * self.step, most=self.most
+        )
         last = points[-1]
-        if not self.within(last.u) and len(points) > 1:  # ended exactly at the bound it crossed
+        if end == "outside":  # ended exactly at the bound it crossed
+            end = self._side(last.u)
             gap = np.maximum(last.u - 1, -last.u)
             k, before = int(gap.argmax()), points[-2]
             bound = 1.0 if last.u[k] > 1 else 0.0
             if (before.u[k] - bound) * (last.u[k] - bound) < 0:
                 u = locate(self.equations, before, last, lambda u, t: float(u[k] - bound))
                 u[k] = bound
-                points[-1] = Point(u, tangent(self.equations, u, last.t), before.s + np.linalg.norm(u - before.u))
+                points[-1] = Point(
+                    u, tangent(self.equations, u, last.t), before.s + float(np.linalg.norm(u - before.u))
+                )
             else:
                 points.pop()
-        return points
+        return points, end
+
+    def _side(self, u: np.ndarray) -> str:
+        """What a point outside has crossed most."""
+        return "bounds" if int(np.maximum(u - 1, -u).argmax()) == self.d else "box"
 
     def known(self, u: np.ndarray) -> bool:
         """True on a branch that has been followed: where the plane through u across it meets it in u."""
@@ -165,32 +178,48 @@ class _Search:
         tests = {
             "bend": lambda u, t: float(t[-1]),
             "": lambda u, t: float(np.linalg.det(self.matrix(u))),
-            "Hopf": lambda u, t: self._pair(u),
+            "Hopf": lambda u, t: self._sums(u),
         }
         found: list[tuple[int, np.ndarray, np.ndarray, str]] = []
         for kind, test in tests.items():
             values = [test(p.u, p.t) for p in curve]
             for i, k in sign_changes(values):
                 if kind or not any(i <= other < k for other, _, _, what in found if what == "bend"):
-                    exact = (lambda u, t: self._pair(u, exact=True)) if kind == "Hopf" else test
-                    found.append((i, locate(self.equations, curve[i], curve[k], exact), curve[i].t, kind))
+                    zero = (lambda u, t: self._sums(u, exact=True)) if kind == "Hopf" else test
+                    u = locate(self.equations, curve[i], curve[k], zero)
+                    if kind != "Hopf" or self._turning(u):
+                        found.append((i, u, curve[i].t, kind))
         result = []
-        for _, u, way, kind in sorted(found, key=lambda entry: entry[0]):
+
+        def length(entry: tuple[int, np.ndarray, np.ndarray, str]) -> float:
+            i, u, way, _ = entry
+            return curve[i].s + float((u - curve[i].u) @ way)
+
+        for _, u, way, kind in sorted(found, key=length):
             exact = None if kind == "Hopf" else branch_point(self.equations, u)
             if exact is not None:
                 u, kind = exact, "branch point"
             result.append((self._named(u, "fold" if kind in ("bend", "") else kind), u, way))
         return result
 
-    def _pair(self, u: np.ndarray, exact: bool = False) -> float:
-        """The real part of the complex pair nearest the imaginary axis; 0 where there is none or it lies on it."""
+    def _sums(self, u: np.ndarray, exact: bool = False) -> float:
+        """Π_{i<k} (λ_i + λ_k) over the largest |λ|: smooth, and 0 at a Hopf point or where λ_i = −λ_k are real.
+
+        A sum below rounding makes it 0 unless `exact`: a pair on the axis all along the branch crosses nothing.
+        """
+        sums, _ = self._pairs(u)
+        return 0.0 if not exact and (np.abs(sums) <= 2 * NEUTRAL).any() else float(np.prod(sums).real)
+
+    def _turning(self, u: np.ndarray) -> bool:
+        """True where the λ_i + λ_k nearest 0 is that of a complex pair, and not of a saddle."""
+        sums, first = self._pairs(u)
+        return bool(np.abs(first[np.abs(sums).argmin()].imag) > 1e-7)
+
+    def _pairs(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = self.eigenvalues(u)
-        largest = np.abs(values).max()
-        turning = values[np.abs(values.imag) > 1e-7 * largest]
-        if not len(turning):
-            return 0.0
-        real = float(turning.real[np.abs(turning.real).argmin()])
-        return real if exact or abs(real) > NEUTRAL * largest else 0.0
+        values = values / max(float(np.abs(values).max()), 1e-300)
+        i, k = np.triu_indices(self.d, 1)
+        return values[i] + values[k], values[i]
 
     def _named(self, u: np.ndarray, kind: str) -> Bifurcation:
         x, value = self.split(u)
@@ -216,7 +245,7 @@ class _Search:
         own = plane @ way
         return np.array([-own[1], own[0]]) @ plane / np.linalg.norm(own)
 
-    def _dataset(self, curve: list[Point]) -> xr.Dataset:
+    def _dataset(self, curve: list[Point], ends: tuple[str, str]) -> xr.Dataset:
         u = np.array([p.u for p in curve])
         split = [self.split(row) for row in u]
         values = np.array([self.eigenvalues(row) for row in u])
@@ -228,4 +257,5 @@ class _Search:
         largest = np.abs(values).max(-1)
         data["stable"] = ("point", values.real.max(-1) < -NEUTRAL * largest)
         residual = max(float(np.abs(self.equations(row)[0]).max()) for row in u)
-        return xr.Dataset(data, attrs={"step": self.step, "residual": residual, "method": "pseudo-arclength"})
+        attrs = {"step": self.step, "residual": residual, "method": "pseudo-arclength", "ends": ends}
+        return xr.Dataset(data, attrs=attrs)

@@ -18,9 +18,11 @@ class Cycle:
 
     period : T. points : (n, d), x(0), x(T/n), …, equally spaced in time; periodic axes are wrapped into the box.
     multipliers : (d − 1,) complex Floquet multipliers across the orbit, descending modulus; the one of the flow
-        direction, 1, is not among them. lyapunov_exponents : (d − 1,) log|μ|/T, also where μ underflows.
-    trivial_error : |μ₀ − 1| of the multiplier belonging to v(x) itself, computed like the others: the quality of the
-        derivatives. residual : the largest gap of a segment in units of the box.
+        direction, 1, is not among them. lyapunov_exponents : (d − 1,) log|μ|/T, also where μ is 0 or infinite
+        in floating point.
+    trivial_error : |μ₀ − 1| of the multiplier belonging to v(x) itself, computed like the others, or the largest such
+        error of a segment if that is more: the quality of the derivatives. residual : the largest gap of a segment in
+        units of the box.
     kind : "stable", "unstable" (every μ outside the unit circle), "saddle", "non-hyperbolic" (some |μ| within 1e-5 of
         1, and alone: a fold of cycles), or "centre": one of a continuum of closed orbits, numbered by `family`.
     winding : whole turns along each axis in one period, 0 on one that is not periodic.
@@ -58,7 +60,7 @@ def make_cycle(v: Field, unit: Field, shot: Shot, points: int, family: int | Non
     blocks, _ = transverse_blocks(velocity, matrices)
     logs = log_multipliers(blocks)
     trivial, worst = trivial_multiplier(velocity, matrices)
-    with np.errstate(under="ignore"):
+    with np.errstate(under="ignore", over="ignore"):
         multipliers = np.exp(logs)
     curve, ends = _sample(unit, shot, points)
     winding = np.round((ends - curve[0]) * np.isfinite(unit.domain.period)).astype(int)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import expit
 
 from sde_sgd import _checks
 from sde_sgd.errors import NotConverged
@@ -13,7 +14,7 @@ from ._arclength import Point, correct, follow, locate, sign_changes, tangent
 from ._branch import Bifurcation, Branch
 from ._cycle import Cycle
 from ._floquet import log_multipliers, transverse_blocks
-from ._flow import flow, variational
+from ._flow import flow, spread, variational
 from ._parametric import Parametric, parametric
 
 SEGMENTS = 16
@@ -37,9 +38,10 @@ def continue_cycles(
 
     φ_{T/m}(x_i; λ) = x_{i+1}, i = 1 … m, with ⟨v(x̂), x_1 − x̂⟩ = 0, x̂ the point before, is followed by pseudo-arclength
     in (x_1 … x_m, T, λ): through folds, where dλ/ds = 0. Multipliers across the orbit that cross the unit circle at −1
-    are a period doubling, in a pair a torus bifurcation, at +1 without a fold a branch point. The branch ends at the
-    bounds, where the orbit leaves the box threefold, shrinks to a point (a Hopf bifurcation, named), or T outgrows
-    `longest` times its first value (a homoclinic orbit, or one that meets a fixed point).
+    are a period doubling, in a pair a torus bifurcation, at +1 without a fold a branch point: the zeros of Π(μ_i + 1),
+    Π(μ_i μ_k − 1), Π(μ_i − 1). The branch ends at the bounds, where the orbit leaves the box threefold, shrinks to a
+    point (a Hopf bifurcation, named), or T outgrows `longest` times its first value (a homoclinic orbit, or one that
+    meets a fixed point); which of them, `points.attrs["ends"]` says. One that closes on itself is followed to `most`.
 
     Parameters
     ----------
@@ -60,6 +62,9 @@ def continue_cycles(
     value = float(_checks.finite_array("at", own, ()))
     if not family.low <= value <= family.high:
         raise ValueError(f"at must lie in the bounds ({family.low:g}, {family.high:g}), got {value:g}")
+    d = len(family.domain.variables)
+    if cycle.points.shape[-1] != d:
+        raise ValueError(f"cycle has {cycle.points.shape[-1]} variables and the system {d}; give one of this system")
     if any(cycle.winding):
         raise ValueError("a cycle that winds round a periodic axis cannot be continued; unroll the axis")
     return _Following(family, cycle, value, _checks.positive("longest", longest)).run(step, most)
@@ -75,7 +80,9 @@ class _Following:
         self.lower, self.width = family.domain.lower, family.domain.upper - family.domain.lower
         self.span = family.high - family.low
         every = np.arange(self.m) * len(cycle.points) / self.m
-        nodes = (cycle.points[np.floor(every).astype(int)] - self.lower) / self.width
+        jumps = family.at(value).gap(np.diff(cycle.points, axis=0))  # the points are wrapped on periodic axes
+        points = cycle.points[0] + np.concatenate([np.zeros((1, self.d)), np.cumsum(jumps, axis=0)])
+        nodes = (points[np.floor(every).astype(int)] - self.lower) / self.width
         exact = self._advance(nodes, value, (every % 1) * cycle.period / len(cycle.points))
         self.start = self._pack(exact, 1.0, (value - family.low) / self.span)
         self._renew(self.start)
@@ -161,18 +168,40 @@ class _Following:
                 "the cycle given does not close in this system at this value of the parameter"
             ) from fault
         forward = tangent(self.equations, u, last)
-        halves = []
+        halves, ends = [], []
         for side in (-1, 1):
             self._renew(u)
             first = Point(u, side * forward, 0.0)
-            settings = dict(step=step, smallest=1e-5 * step, most=most, sane=self.same_side, renew=self._renew)
-            points = follow(self.equations, first, self.within, **settings)
+            points, end = follow(
+                self.equations,
+                first,
+                self.within,
+                step=step,
+                smallest=1e-5 * step,
+                most=most,
+                sane=self.same_side,
+                renew=self._renew,
+            )
+            ends.append(self._side(points[-1].u) if end == "outside" else end)
             halves.append(self._cut(points))
         back = [Point(p.u, -p.t, -p.s) for p in halves[0][:0:-1]]
         curve = back + halves[1]
+        if len(curve) < 2:
+            raise NotConverged(f"no step along the branch could be made ({ends}); try a smaller step or another cycle")
         logs = np.array([self.multipliers(p.u) for p in curve])
-        found = self._bifurcations(curve, logs)
-        return Branch(self._dataset(curve, logs, step), tuple(found), self.family.parameter)
+        found = self._bifurcations(curve, logs, ends)
+        data = self._dataset(curve, logs)
+        data.attrs |= {"step": step, "ends": tuple(ends)}
+        return Branch(data, tuple(found), self.family.parameter)
+
+    def _side(self, u: np.ndarray) -> str:
+        """Why a point is not `within`."""
+        _, period, _ = self.split(u)
+        if not -1e-12 <= u[-1] <= 1 + 1e-12:
+            return "bounds"
+        if period >= self.longest * self.first:
+            return "period"
+        return "point" if self.size(u) <= 1e-3 else "box"
 
     def _cut(self, points: list[Point]) -> list[Point]:
         """The last point at the bound it crossed; left out where it is beyond the end for another reason."""
@@ -186,25 +215,32 @@ class _Following:
             u = locate(self.equations, points[-1], before, lambda u, t: float(u[-1] - bound))
             u[-1] = bound
             points.append(
-                Point(u, tangent(self.equations, u, before.t), points[-1].s + np.linalg.norm(u - points[-1].u))
+                Point(u, tangent(self.equations, u, before.t), points[-1].s + float(np.linalg.norm(u - points[-1].u)))
             )
         return points
 
-    def _bifurcations(self, curve: list[Point], logs: np.ndarray) -> list[Bifurcation]:
-        tests = {
-            "fold": lambda u, t, g: float(t[-1]),
-            "branch point": lambda u, t, g: _crossing(g, 1),
-            "period doubling": lambda u, t, g: _crossing(g, -1),
-            "torus": lambda u, t, g: _crossing(g, 0),
-        }
-        found: list[tuple[int, str, np.ndarray]] = []
-        for kind, test in tests.items():
-            for i, k in sign_changes([test(p.u, p.t, g) for p, g in zip(curve, logs)]):
-                if kind == "branch point" and any(j == i for j, what, _ in found if what == "fold"):
-                    continue
+    def _bifurcations(self, curve: list[Point], logs: np.ndarray, ends: list[str]) -> list[Bifurcation]:
+        found: list[tuple[float, str, np.ndarray]] = []  # length along the branch, kind, u
+        for kind in ("fold", "branch point", "period doubling", "torus"):
+
+            def test(u: np.ndarray, t: np.ndarray) -> float:
+                return float(t[-1]) if kind == "fold" else float(np.prod(_crossings(self.multipliers(u), kind)).real)  # noqa: B023
+
+            if kind == "fold":
+                values = [p.t[-1] for p in curve]
+            else:  # a multiplier on the circle all along the branch crosses nothing
+                factors = [_crossings(g, kind) for g in logs]
+                values = [0.0 if (np.abs(f) <= NEUTRAL).any() else float(np.prod(f).real) for f in factors]
+            for i, k in sign_changes(values):
                 self._renew(curve[i].u)
-                u = locate(self.equations, curve[i], curve[k], lambda u, t: test(u, t, self.multipliers(u)))  # noqa: B023
-                found.append((i, kind, u))
+                u = locate(self.equations, curve[i], curve[k], test)
+                # At a fold a multiplier is 1 as well; a real pair μ, 1/μ is no torus.
+                folds = [w for _, what, w in found if what == "fold"]
+                if kind == "branch point" and any(np.abs(u[-2:] - w[-2:]).max() < 1e-5 for w in folds):
+                    continue
+                if kind == "torus" and not _rotates(self.multipliers(u)):
+                    continue
+                found.append((curve[i].s + float((u - curve[i].u) @ curve[i].t), kind, u))
         result = []
         for _, kind, u in sorted(found, key=lambda entry: entry[0]):
             nodes, period, value = self.split(u)
@@ -213,7 +249,8 @@ class _Following:
         for end in (0, -1):  # an orbit that shrinks to a point: its size vanishes like a root of the parameter
             far = curve[1 if end == 0 else -2]
             here = curve[end]
-            if self.size(here.u) < 0.03 and self.size(here.u) < self.size(far.u):
+            shrinks = ends[end] in ("point", "step") and self.size(here.u) < 0.03
+            if shrinks and self.size(here.u) < self.size(far.u):
                 squares, values = self.size(here.u) ** 2 / (self.size(far.u) ** 2 - self.size(here.u) ** 2), here.u[-1]
                 value = self.family.low + (values - (far.u[-1] - values) * squares) * self.span
                 nodes, period, _ = self.split(here.u)
@@ -221,7 +258,7 @@ class _Following:
                 result.insert(0, hopf) if end == 0 else result.append(hopf)
         return result
 
-    def _dataset(self, curve: list[Point], logs: np.ndarray, step: float) -> xr.Dataset:
+    def _dataset(self, curve: list[Point], logs: np.ndarray) -> xr.Dataset:
         split = [self.split(p.u) for p in curve]
         data: dict[str, Any] = {self.family.parameter: ("point", np.array([value for _, _, value in split]))}
         data["period"] = ("point", np.array([period for _, period, _ in split]))
@@ -232,20 +269,28 @@ class _Following:
             data[f"maximum_{name}"] = ("point", np.array([high[i] for high in highs]))
         data["multiplier"] = (("point", "mode"), np.exp(logs))
         data["stable"] = ("point", (logs.real < -NEUTRAL).all(-1))
-        attrs = {"step": step, "segments": self.m, "method": "multiple shooting, pseudo-arclength"}
-        return xr.Dataset(data, attrs=attrs)
+        return xr.Dataset(data, attrs={"segments": self.m, "method": "multiple shooting, pseudo-arclength"})
 
     def _range(self, nodes: np.ndarray, period: float, value: float) -> tuple[np.ndarray, np.ndarray]:
-        points = [nodes]
-        for _ in range(15):
-            points.append(self._advance(points[-1], value, np.full(self.m, period / self.m / 16)))
-        all_of_it = self.lower + np.concatenate(points) * self.width
-        return all_of_it.min(0), all_of_it.max(0)
+        points = spread(lambda p: self.rate(p, value), nodes, np.full(self.m, period / self.m), 16, 1e-12)
+        all_of_it = self.lower + points * self.width
+        return all_of_it.min((0, 1)), all_of_it.max((0, 1))
 
 
-def _crossing(logs: np.ndarray, side: int) -> float:
-    """log|μ| of the multiplier nearest the unit circle, of those > 0 (side 1), < 0 (−1), or in pairs (0); else 0."""
-    angle = np.abs(logs.imag)
-    kind = {1: angle < 1e-6, -1: angle > np.pi - 1e-6, 0: (angle >= 1e-6) & (angle <= np.pi - 1e-6)}[side]
-    real = logs.real[kind]
-    return float(real[np.abs(real).argmin()]) if len(real) else 0.0
+def _crossings(logs: np.ndarray, kind: str) -> np.ndarray:
+    """Factors whose product is real, smooth along a branch, and 0 at a bifurcation, from log μ.
+
+    (μ_i − 1)/(1 + |μ_i|), (μ_i + 1)/(1 + |μ_i|), and (μ_i μ_k − 1)/(1 + |μ_i μ_k|) for i < k: bounded, whatever μ.
+    """
+    if kind == "torus":
+        i, k = np.triu_indices(len(logs), 1)
+        logs = logs[i] + logs[k]
+    turn = np.exp(1j * logs.imag)
+    return turn * expit(logs.real) + (1 if kind == "period doubling" else -1) * expit(-logs.real)
+
+
+def _rotates(logs: np.ndarray) -> bool:
+    """True where the two multipliers whose product is nearest 1 are a complex pair."""
+    i, _ = np.triu_indices(len(logs), 1)
+    angle = np.abs(logs.imag[i[np.abs(_crossings(logs, "torus")).argmin()]])
+    return bool(1e-6 < angle < np.pi - 1e-6)

@@ -210,6 +210,8 @@ def _of_grid(values: xr.DataArray, box) -> Field:
         steps = np.diff(axis)
         if len(axis) < 4 or not np.all(steps > 0):
             raise ValueError(f"{name} needs at least 4 ascending coordinates for a cubic spline, got {len(axis)}")
+        if not hasattr(entry, "__len__"):
+            raise ValueError(f"box must be pairs (lower, upper), one per variable, got {box!r}")
         wraps = len(entry) == 3 and entry[2] == "periodic"
         if wraps:
             period = float(entry[1]) - float(entry[0])

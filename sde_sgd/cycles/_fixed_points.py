@@ -109,8 +109,10 @@ def _kind(values: np.ndarray, degenerate: bool) -> str:
     neutral = np.abs(values.real) <= NEUTRAL * largest
     turning = np.abs(values.imag) > NEUTRAL * largest
     if neutral.any():
-        one_side = np.ptp(np.sign(values.real[~neutral])) == 0 if (~neutral).any() else True
-        return "centre or weak focus" if turning[neutral].all() and one_side else "degenerate"
+        if not turning[neutral].all():
+            return "degenerate"
+        others = np.sign(values.real[~neutral])
+        return "saddle-focus" if len(others) and np.ptp(others) else "centre or weak focus"
     if degenerate and not turning[np.abs(values.real).argmin()]:
         return "degenerate"
     word = "focus" if turning.any() else "node"

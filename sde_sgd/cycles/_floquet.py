@@ -52,11 +52,27 @@ def log_multipliers(blocks: np.ndarray) -> np.ndarray:
     rim = np.pi / m
     tolerance = 1e-7 * rim
     sector = logs[(logs.imag > -rim + tolerance) & (logs.imag <= rim + tolerance)]
+    result = m * sector
     if len(sector) != d:  # multipliers below rounding have no argument; the product knows the others
         product = np.eye(d)
         for block in blocks:
             product = block @ product
-        with np.errstate(divide="ignore"):
-            sector = np.log(np.linalg.eigvals(product).astype(complex)) / m
-    result = m * sector
+        values = np.linalg.eigvals(product).astype(complex)
+        values = values[np.argsort(-np.abs(values))]
+        large = int((np.abs(values) > 1e-10 * np.abs(values[0])).sum())
+        result = np.concatenate([np.log(values[:large]), _by_columns(blocks)[large:]])
     return result[np.lexsort((-result.imag, -result.real))]
+
+
+def _by_columns(blocks: np.ndarray) -> np.ndarray:
+    """log μ of the product, descending, where the moduli are far apart: Σ log R_jj of B_i Q_i = Q_{i+1} R_i."""
+    q = np.eye(blocks.shape[-1])
+    for _ in range(4):
+        logs = np.zeros(len(q), complex)
+        before = q
+        for block in blocks:
+            q, r = np.linalg.qr(block @ q)
+            with np.errstate(divide="ignore"):
+                logs += np.log(np.abs(np.diag(r))) + 1j * np.pi * (np.diag(r) < 0)
+    turned = (before * q).sum(0) < 0  # the same line, the other way
+    return logs.real + 1j * np.pi * ((np.round(logs.imag / np.pi) + turned) % 2)

@@ -14,6 +14,7 @@ from ._fixed_points import NEUTRAL, fixed_point
 from ._flow import Ensemble
 
 REACH = 4e-3  # of the box: step of the differences of the Jacobian
+AXIS = 1e-6  # of the largest eigenvalue: a real part below lies on the imaginary axis
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ def classify_focus(
     with Aq = iωq, Aᵀp = −iωp, ⟨p, q⟩ = 1, |q| = 1; B and C are the second and third derivatives of v.
 
     `position` : the fixed point. The others as in `find_fixed_points`. Returns a `Focus`. Raises ValueError where v is
-    not 0 at the point, or there is not exactly one pair on the imaginary axis and nothing else beside it: then the
-    linear part decides, and `find_fixed_points` says it. Kuznetsov (2004), Elements of Applied Bifurcation Theory, §3.5
-    and eq. (5.62). The derivatives are differences of the Jacobian with steps of 0.004 and 0.002 of the box, `error` is
-    their disagreement: give a box on whose scale v is smooth.
+    not 0 at the point, or there is not exactly one pair on the imaginary axis (within 1e-6 of the largest eigenvalue)
+    and nothing else beside it: then the linear part decides, and `find_fixed_points` says it. The derivatives are
+    differences of the Jacobian with steps of 0.004 and 0.002 of the box along each axis, `error` is their disagreement:
+    give a box on whose scale v is smooth. Kuznetsov (2004), Elements of Applied Bifurcation Theory, §3.5, eq. (5.62).
     """
     v = as_field(field, box, variables, temperature)
     x = _checks.finite_array("position", position, (v.dim,))
@@ -66,13 +67,13 @@ def classify_focus(
     largest = float(np.abs(point.eigenvalues).max())
     if not point.residual <= 1e-6 * largest * v.size:
         raise ValueError(f"|v| is {point.residual:g} at position {x.tolist()}: no fixed point; take it from a search")
-    neutral = np.abs(point.eigenvalues.real) <= max(NEUTRAL, 1e-6) * largest
+    neutral = np.abs(point.eigenvalues.real) <= AXIS * largest
     if neutral.sum() != 2 or not (np.abs(point.eigenvalues.imag[neutral]) > NEUTRAL * largest).all():
         raise ValueError(
             f"the eigenvalues {np.round(point.eigenvalues, 6).tolist()} are not one pair on the imaginary axis and "
             "others away from it; the linear part decides there"
         )
-    coarse, fine = (_coefficient(v, x, matrix, reach * v.size) for reach in (REACH, REACH / 2))
+    coarse, fine = (_coefficient(v, x, matrix, reach * (v.upper - v.lower)) for reach in (REACH, REACH / 2))
     value, error = fine + (fine - coarse) / 3, abs(fine - coarse) / 3  # of second order in the step
     error += 1e-9 * largest / v.size**2
     kind = "undecided" if abs(value) <= error else f"weak {'stable' if value < 0 else 'unstable'} focus"
@@ -80,7 +81,8 @@ def classify_focus(
     return Focus(x, kind, frequency, float(value), float(error))
 
 
-def _coefficient(v: Field, x: np.ndarray, matrix: np.ndarray, h: float) -> float:
+def _coefficient(v: Field, x: np.ndarray, matrix: np.ndarray, h: np.ndarray) -> float:
+    """c with differences of steps h (d,) along the axes."""
     values, vectors = np.linalg.eig(matrix)
     k = int(np.argmin(np.abs(values.real) + np.where(values.imag > 0, 0.0, np.inf)))
     q, omega = vectors[:, k] / np.linalg.norm(vectors[:, k]), values[k].imag
@@ -94,13 +96,13 @@ def _coefficient(v: Field, x: np.ndarray, matrix: np.ndarray, h: float) -> float
         return v.jacobian((x + h * shift)[None])[0]
 
     # B[i, j, k] = ∂²v_i/∂x_j∂x_k and C[i, j, k, l], from values of the Jacobian [i, j]
-    second = np.stack([(at(e) - at(-e)) / (2 * h) for e in units], -1)
+    second = np.stack([(at(e) - at(-e)) / (2 * step) for e, step in zip(units, h)], -1)
     third = np.empty((d, d, d, d))
     for a in range(d):
-        third[..., a, a] = (at(units[a]) - 2 * base + at(-units[a])) / h**2
+        third[..., a, a] = (at(units[a]) - 2 * base + at(-units[a])) / h[a] ** 2
         for b in range(a):
             s, t = units[a] + units[b], units[a] - units[b]
-            third[..., a, b] = third[..., b, a] = (at(s) + at(-s) - at(t) - at(-t)) / (4 * h**2)
+            third[..., a, b] = third[..., b, a] = (at(s) + at(-s) - at(t) - at(-t)) / (4 * h[a] * h[b])
 
     def two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.einsum("ijk,j,k", second, a, b)

@@ -112,6 +112,8 @@ def return_gap(v: Field, x: np.ndarray, period: np.ndarray, sign: np.ndarray) ->
         with np.errstate(all="ignore"):
             late = (v.gap(end - x) * here).sum(-1) / (there * here).sum(-1)
         late = np.clip(np.nan_to_num(late), -0.1 * period, 0.1 * period)
+        if (np.abs(late) <= 1e-13 * period).all():
+            break
         end, time = flow(v.value, end, -sign * late, np.ones(v.dim), FINE, 400), time - late
     return np.linalg.norm(v.gap(end - x), axis=-1), time
 

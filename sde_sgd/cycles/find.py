@@ -75,7 +75,7 @@ def find_cycles(
     When not to use it: "all" is what the starts reach. In the plane every hyperbolic cycle attracts in one direction of
     time, and is found if a start lies in its basin; beyond, an orbit of saddle type is found only where a trajectory
     happens to come near it, and a multiplier below about e^(−2000/d) has few digits. Orbits smaller than 1e-4 of the
-    box count as fixed points. An explicit integrator stops at stiffness beyond about 10⁴ (fastest rate times period).
+    box count as fixed points. An explicit integrator stops at stiffness beyond about 5000 (fastest rate times period).
     Sources: Kuznetsov (2004), §10; Seydel (2010), §7.
     """
     v = as_field(field, box, variables, temperature)
@@ -146,8 +146,8 @@ class _Search:
                 getattr(found, name)[rough[inside]] = getattr(spiral, name)[inside]
             family[rough[inside]] = True
             some = np.flatnonzero(family)
-            once = (getattr(found, name)[some] for name in ("x", "period", "sign", "extent"))
-            found.period[some] = primitive(self.unit, *once, 0.1 * self.closure)
+            f = _rows(found, some)
+            found.period[some] = primitive(self.unit, f.x, f.period, f.sign, f.extent, 0.1 * self.closure)
         self.members += [_rows(found, np.array([i])) for i in np.flatnonzero(found.found & family)]
         new = found.found & ~family
         for orbit in self.alone:
@@ -175,6 +175,8 @@ class _Search:
         for _ in range(10):  # slow where the curve bends within the distance of two samples
             late = (self.unit.gap(x - point) * direction(point)).sum(-1)
             late = np.clip(late, -length / 128, length / 128)
+            if (np.abs(late) <= 1e-8 * length).all():
+                break
             point = flow(direction, point, late, np.ones(self.v.dim), ROUGH)
         return np.linalg.norm(self.unit.gap(x - point), axis=-1)
 
@@ -196,7 +198,7 @@ class _Search:
         low, width = self.v.lower, self.v.upper - self.v.lower
         families = self._families()
         kinds = {self._signature(m) for members in families for m in members} - {None}
-        cycles = []
+        cycles: list[Cycle] = []
         for orbit in self.alone:
             cycle = self._refined(orbit, points)
             # Beside a separatrix no neighbour is near enough to show the family an orbit belongs to.

@@ -26,6 +26,9 @@ from .drift_diffusion import plot_drift_diffusion as plot_drift_diffusion
 from .evolution import animate_density as animate_density
 from .evolution import plot_evolution as plot_evolution
 from .free_energy import plot_free_energy as plot_free_energy
+from .jko import plot_energy as plot_energy
+from .jko import plot_flow as plot_flow
+from .jko import plot_heat_equation as plot_heat_equation
 from .lag_covariance import plot_lag_covariance as plot_lag_covariance
 from .linear_theory import plot_linear_theory as plot_linear_theory
 from .marginals import plot_marginals as plot_marginals

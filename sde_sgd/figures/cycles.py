@@ -10,7 +10,7 @@ from ._style import INK, MUTED, axes_or_new, frame, map_axes_or_new, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sde_sgd.cycles import Branch, Cycle, FixedPoint
+    from sde_sgd.cycles import Bifurcation, Branch, Cycle, FixedPoint
 
 # How a fixed point is drawn: marker, and whether it is filled.
 _MARKERS = {
@@ -24,7 +24,15 @@ _MARKERS = {
     "degenerate": ("s", False),
 }
 _LINES = {"stable": "-", "unstable": "--", "saddle": "-.", "non-hyperbolic": ":", "centre": "-", "neutral": ":"}
-_BIFURCATIONS = {"fold": "o", "pitchfork": "D", "transcritical": "s", "Hopf": "^", "period doubling": "v"}
+_BIFURCATIONS = {
+    "fold": "o",
+    "pitchfork": "D",
+    "transcritical": "s",
+    "branch point": "s",
+    "Hopf": "^",
+    "period doubling": "v",
+    "torus": "P",
+}
 
 
 @styled
@@ -104,7 +112,9 @@ def plot_branch(branches: "Branch | Sequence[Branch]", variable: str | None = No
     largest and the least value of the variable over the orbit are drawn. `variable` : a coordinate (default the first)
     or, for cycles alone, "period". Raises ValueError for unknown variables.
     """
-    many = [branches] if hasattr(branches, "bifurcations") else list(branches)
+    from sde_sgd.cycles import Branch
+
+    many = [branches] if isinstance(branches, Branch) else list(branches)
     if not many:
         raise ValueError("there is no branch to draw")
     parameter = many[0].parameter
@@ -147,7 +157,7 @@ def plot_branch(branches: "Branch | Sequence[Branch]", variable: str | None = No
                 if keep.any():
                     shown.add(label)
         for b in branch.bifurcations:
-            nearest = int(np.abs(value - b.value).argmin())
+            nearest = _nearest(branch, b)
             coordinate = [str(n) for n in names].index(chosen) if chosen in names else None
             for column in columns:
                 fixed = not cyclic and coordinate is not None
@@ -155,7 +165,7 @@ def plot_branch(branches: "Branch | Sequence[Branch]", variable: str | None = No
                 ax.plot(
                     b.value,
                     height,
-                    _BIFURCATIONS.get(b.kind, "*"),
+                    _BIFURCATIONS[b.kind],
                     ms=7,
                     mfc="white",
                     mec=INK,
@@ -167,3 +177,14 @@ def plot_branch(branches: "Branch | Sequence[Branch]", variable: str | None = No
     ax.set(xlabel=parameter, ylabel=chosen)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
+
+
+def _nearest(branch: "Branch", bifurcation: "Bifurcation") -> int:
+    """The point of a branch nearest to a bifurcation: by the parameter alone it may lie on the other side of a fold."""
+    names = [str(n) for n in branch.points if branch.points[n].dims == ("point",)]
+    names = [n for n in names if not n.startswith(("minimum_", "maximum_")) and n not in ("stable", branch.parameter)]
+    at = dict(zip([n for n in names if n != "period"], bifurcation.position), period=bifurcation.period)
+    columns = [(branch.points[branch.parameter].values, bifurcation.value)]
+    columns += [(branch.points[n].values, at[n]) for n in names]
+    squares = np.array([((c - a) / max(float(np.ptp(c)), 1e-300)) ** 2 for c, a in columns])
+    return int(squares.sum(0).argmin())

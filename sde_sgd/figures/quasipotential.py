@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PATH = "#D55E00"
+_CYCLE = "#ffdd00"
 _STEP = 0.25  # of a cell, along a path
 _CLOSE = 2.0  # cells to an attractor, where a path ends
 _LONGEST = 100  # grid widths, after which a path that winds on is cut
@@ -24,10 +25,11 @@ def plot_quasipotential(
     """A map of V with level lines, the attractors, and the cheapest path to each of `ends`.
 
     A path is followed back from its end along −(b + 2D∇V), `velocity` of the result, until it is within two cells of an
-    attractor. Over a pass it ends there: beyond, it follows the drift. Grey is not known on this box. `result` is what
-    `quasipotential` returns, over two variables. Raises ValueError for other dimensions, and for ends where V is not
-    known.
+    attractor: a star or, for a limit cycle, a closed line. Over a pass it ends there, as beyond it follows the drift,
+    and at the seam of a periodic axis. Grey is not known on this box. `result` is what `quasipotential` returns, over
+    two variables. Raises ValueError for other dimensions, and for ends where V is not known.
     """
+    from matplotlib.patheffects import Normal, Stroke
     from matplotlib.ticker import MaxNLocator
 
     x_name, y_name, x, y, value = plane(result["quasipotential"], "the quasi-potential")
@@ -42,8 +44,17 @@ def plot_quasipotential(
         path = characteristic(result, end)
         ax.plot(*path.T, color=_PATH, lw=1.4, label="path of least action" if k == 0 else None)
         ax.plot(*end, "o", ms=3.5, color=_PATH)
-    x, y = result["location"].to_numpy().T
-    ax.scatter(x, y, marker="*", s=75, facecolor="#ffdd00", edgecolor=INK, zorder=4, label="attractor")
+    for k, orbit in enumerate(result["orbit"].transpose("attractor", "along", "component").to_numpy()):
+        label = "attractor" if k == 0 else None
+        if np.ptp(orbit, axis=0).any():
+            closed = np.concatenate([orbit, orbit[:1]])
+            jump = np.abs(np.diff(closed, axis=0)).max(-1) > 0.5 * min(np.ptp(x), np.ptp(y))  # round a periodic axis
+            ax.plot(*np.insert(closed, np.flatnonzero(jump) + 1, np.nan, axis=0).T, color=_CYCLE, lw=2.2, label=label,
+                    path_effects=[Stroke(linewidth=3.6, foreground=INK), Normal()])  # fmt: skip
+        else:
+            ax.scatter(
+                orbit[0, 0], orbit[0, 1], marker="*", s=75, facecolor=_CYCLE, edgecolor=INK, zorder=4, label=label
+            )
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.4)
     return ax
 
@@ -59,7 +70,8 @@ def characteristic(result: "xr.Dataset", end: np.ndarray) -> np.ndarray:
     end = np.asarray(end, float)
     if end.shape != (len(names),) or np.isnan(field(end)).any():
         raise ValueError(f"the quasi-potential is not known around {end.tolist()}; choose an end inside its region")
-    places = result["location"].to_numpy()
+    orbits = result["orbit"].transpose("attractor", "along", "component").to_numpy()
+    places, single = orbits.reshape(-1, len(names)), ~np.ptp(orbits, axis=1).any(-1)
     path = [end]
     for _ in range(int(_LONGEST * max(map(len, axes)) / _STEP)):
         middle = _back(path[-1], path[-1], field, cell, 0.5)
@@ -69,7 +81,8 @@ def characteristic(result: "xr.Dataset", end: np.ndarray) -> np.ndarray:
         path.append(point)
         near = np.abs((places - point) / cell).max(-1).argmin()
         if np.abs((places[near] - point) / cell).max() < _CLOSE:
-            path.append(places[near])
+            if single[near // orbits.shape[1]]:
+                path.append(places[near])
             break
     return np.array(path)
 

@@ -54,7 +54,7 @@ def judge(
     holds: bool | None = None
     if measured > limit:
         holds = False
-    elif limit <= SMALL * scale:
+    elif limit <= SMALL * scale and np.isfinite(measured):
         holds = True
     elif np.isfinite(measured):
         meaning = f"the error is too large to tell from 0, refine the grid; {meaning}"

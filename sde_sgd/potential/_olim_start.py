@@ -1,6 +1,7 @@
 """Where a march begins: the exact quasi-potential of the linearised drift beside a point or a limit cycle."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -16,6 +17,21 @@ _NEWTON = 20
 _ALONG = 0.9  # least cosine between a cycle and the drift on it
 # half the shortest axis of what is filled, or half its width, in cells: more brings in the error of linearising
 _RADII = {"point": 1.5, "cycle": 1.5}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Nodes beside an attractor (a mask), V and ∇V at every node as linearised, and where the attractor is.
+
+    `curve` (n, d): its points, one for a fixed point. `rotation`: the largest |b + D∇V|/|D∇V| in the metric D⁻¹ around
+    a fixed point, 0 where b = −D∇V; 0 for a cycle.
+    """
+
+    inside: np.ndarray
+    value: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+    rotation: float
 
 
 def attractors(given, dim: int) -> list[np.ndarray]:
@@ -41,23 +57,23 @@ def attractors(given, dim: int) -> list[np.ndarray]:
     return [array]
 
 
-def start(attractor: np.ndarray, drift: Callable, diffusion: Callable, grid: Grid, period: np.ndarray):
-    """Which nodes are beside an attractor (a mask), V and ∇V there, and where it is, exactly or as given."""
+def start(attractor: np.ndarray, drift: Callable, diffusion: Callable, grid: Grid, period: np.ndarray) -> Start:
+    """The exact V of the drift linearised at an attractor; ValueError where it is none, or beside a wall."""
     kind = "point" if attractor.ndim == 1 else "cycle"
     outside = (attractor < np.array(grid.lower)) | (attractor > np.array(grid.upper))
     if outside.any():
         at = attractor if kind == "point" else attractor[outside.any(-1)][0]
         raise ValueError(f"attractor at {tuple(at.tolist())} is outside the grid, {grid.lower} to {grid.upper}")
     near = _near_point if kind == "point" else _near_cycle
-    inside, value, slope, place = near(attractor, drift, diffusion, grid, grid.centers().reshape(-1, grid.dim), period)
-    index = np.unravel_index(np.flatnonzero(inside), grid.shape)
+    found = near(attractor, drift, diffusion, grid, grid.centers().reshape(-1, grid.dim), period)
+    index = np.unravel_index(np.flatnonzero(found.inside), grid.shape)
     walls = [a for a, wraps in enumerate(grid.periodic) if not wraps]
-    if not inside.any() or any(index[a].min() == 0 or index[a].max() == grid.shape[a] - 1 for a in walls):
+    if not found.inside.any() or any(index[a].min() == 0 or index[a].max() == grid.shape[a] - 1 for a in walls):
         raise ValueError(
-            f"the cells beside the attractor at {tuple(np.atleast_2d(place)[0].tolist())} reach a wall of the grid; "
+            f"the cells beside the attractor at {tuple(found.curve[0].tolist())} reach a wall of the grid; "
             "use a larger box or smaller cells"
         )
-    return inside, value, slope, place
+    return found
 
 
 def jacobian(drift: Callable, x: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -105,7 +121,10 @@ def _near_point(given, drift, diffusion, grid, nodes, period):
     slope = away @ precision
     value = 0.5 * (away * slope).sum(-1)
     widest = np.linalg.eigvalsh(precision * cell * cell[:, None])[-1]
-    return value <= 0.5 * _RADII["point"] ** 2 * widest, value, slope, x
+    inside, push = value <= 0.5 * _RADII["point"] ** 2 * widest, diffusion(x) @ precision
+    turned, pushed = (m.T @ np.linalg.solve(diffusion(x), m) for m in (matrix + push, push))
+    rotation = np.sqrt(max(0.0, scipy.linalg.eigh(turned, pushed, eigvals_only=True)[-1]))
+    return Start(inside, value, slope, x[None], float(rotation))
 
 
 def _near_cycle(given, drift, diffusion, grid, nodes, period):
@@ -137,7 +156,7 @@ def _near_cycle(given, drift, diffusion, grid, nodes, period):
     value, slope = np.full(len(nodes), np.inf), np.zeros_like(nodes)
     slope[inside] = (np.linalg.pinv(spread, rcond=1e-9, hermitian=True)[k] @ away[..., None])[..., 0]
     value[inside] = 0.5 * (slope[inside] * away).sum(-1)
-    return inside, value, slope, given
+    return Start(inside, value, slope, curve, 0.0)
 
 
 def _closed(given: np.ndarray, cell: np.ndarray, period: np.ndarray) -> np.ndarray:

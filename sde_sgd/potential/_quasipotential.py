@@ -15,6 +15,8 @@ from . import _olim, _olim_start
 _CHUNK = 1 << 16  # points evaluated at once
 _NODE_BYTES, _FINE_BYTES = 220, (24, 72)  # per node; per point of the fine grid with constant D, with D(x)
 _SINGULAR = 1e-12  # eigenvalue of D, relative to its largest entry
+_LONGEST = 24  # lines in cells, unless longer ones are asked for: the time is as their square, in 3-D their cube
+_POINTS = 200  # of an orbit
 _TURN = 1.0  # change of b along a line, relative to b at its middle, from which its ends are used too
 INTERPOLATIONS = ("quadratic", "linear")
 
@@ -40,7 +42,8 @@ def quasipotential(
     grid : V is known at the centres of its cells. Whatever its walls, V ends where it would need paths beyond them.
     attractor : a point (d,), moved to the fixed point within a cell of it; a limit cycle as an array (n, d) of points
         in order, or with such `.points`; or a list of attractors. It must attract.
-    update_radius : longest line, in cells; None is 1.25 n^{1/3}, n the cells of the longest axis, at least 4.
+    update_radius : longest line, in cells. None is 1.25 n^{1/3}, n the cells of the longest axis, at least 4, or more
+        where the drift turns: 1.5 |b + D∇V|/|D∇V|, the largest around the points given, but at most 24.
     interpolation : "quadratic" of V between nodes, by ∇V; or "linear", the method as published.
     estimate_error : solve on half the cells per axis too, and return the difference.
 
@@ -55,7 +58,8 @@ def quasipotential(
         barrier           V_i(x_j) over `attractor` and `attractor_to`: the height of the lowest pass between
         weight            W_i, the rarity of attractor i: ρ ~ e^{−W_i/T} there
         wall              V_i at the wall that ended the march from i; ∞ where none did
-        location          of the attractor (first point of a cycle), last dimension `component`
+        location          of the attractor (a point of a cycle), last dimension `component`
+        orbit             200 points along a cycle, the same one for a point, before last dimension `along`
         error             with `estimate_error`: |V − V on half the cells|
 
     W_i is the least Σ V_m(x_n) over all trees of edges m → n that lead to i (Freidlin & Wentzell, chapter 6).
@@ -77,10 +81,8 @@ def quasipotential(
     _checks.instance("grid", grid, Grid)
     _inputs.check_domain(process, grid)
     interpolation = _checks.choice("interpolation", interpolation, INTERPOLATIONS)
-    asked = update_radius
-    if update_radius is None:
-        update_radius = max(4, round(1.25 * max(grid.shape) ** (1 / 3)))
-    update_radius = _checks.whole("update_radius", update_radius, 2, 1000)
+    if update_radius is not None:
+        update_radius = _checks.whole("update_radius", update_radius, 2, 1000)
     if not isinstance(estimate_error, bool | np.bool_):
         raise ValueError(f"estimate_error must be True or False, got {estimate_error!r}")
     given = _olim_start.attractors(attractor, grid.dim)
@@ -89,14 +91,18 @@ def quasipotential(
     needed += grid.size * 2**grid.dim * _FINE_BYTES[constant is None]
     _inputs.check_memory(needed, "the quasi-potential", grid.shape)
 
-    marches = _Marches(process, grid, update_radius, interpolation == "quadratic")
+    marches = _Marches(process, grid, interpolation == "quadratic")
     starts = [_olim_start.start(x, marches.drift, marches.diffusion, grid, marches.period) for x in given]
     for (i, one), (j, other) in itertools.combinations(enumerate(starts), 2):
-        if (one[0] & other[0]).any():
+        if (one.inside & other.inside).any():
             raise ValueError(f"attractors {i} and {j} share cells: leave one out if they are the same, or refine")
-    found = [marches.run(*s[:3]) for s in starts]
+    radius = update_radius
+    if radius is None:
+        radius = max(4, round(1.25 * max(grid.shape) ** (1 / 3)), *(round(1.5 * s.rotation) for s in starts))
+        radius = min(radius, _LONGEST)
+    found = [marches.run(s, radius) for s in starts]
     values, slopes, walls = (np.array(part) for part in zip(*found))
-    barrier = np.array([[_reach(v[s[0]]) for s in starts] for v in values])
+    barrier = np.array([[_reach(v[s.inside]) for s in starts] for v in values])
     np.fill_diagonal(barrier, 0.0)
     if np.isnan(barrier).any():
         i, j = np.argwhere(np.isnan(barrier))[0]
@@ -111,8 +117,8 @@ def quasipotential(
     hidden = ~(lowest <= (weight + walls).min())
     column = np.arange(grid.size)
     names = tuple(process.variables)
-    radius = {"update_radius": update_radius, "interpolation": interpolation, "spacing": grid.spacing.tolist()}
-    attrs = {**process.settings, "drift_temperature": 0.0, **radius, "method": "ordered line integrals, midpoint"}
+    options = {"update_radius": radius, "interpolation": interpolation, "spacing": grid.spacing.tolist()}
+    attrs = {**process.settings, "drift_temperature": 0.0, **options, "method": "ordered line integrals, midpoint"}
     attrs |= {"boundary": " ".join(grid.boundary), "cells_accepted": [int(np.isfinite(v).sum()) for v in values]}
     slope = np.where(hidden[:, None], np.nan, slopes[nearest, column])
 
@@ -122,7 +128,8 @@ def quasipotential(
     nodes = grid.centers().reshape(-1, grid.dim)
     velocity = marches.drift(nodes) + 2 * (marches.diffusion(nodes) @ slope[..., None])[..., 0]
     each = [field(v, "from_attractor") for v in values]
-    places = [np.atleast_2d(s[3])[0] for s in starts]
+    orbits = [s.curve[np.linspace(0, len(s.curve), _POINTS, endpoint=False).astype(int)] for s in starts]
+    orbits = [np.where(grid.periodic, grid.lower + (o - grid.lower) % marches.period, o) for o in orbits]
     result = xr.Dataset(
         {
             "quasipotential": field(np.where(hidden, np.nan, lowest), "quasipotential"),
@@ -133,13 +140,14 @@ def quasipotential(
             "barrier": (("attractor", "attractor_to"), barrier),
             "weight": ("attractor", weight),
             "wall": ("attractor", walls),
-            "location": (("attractor", "component"), np.array(places)),
+            "location": (("attractor", "component"), np.array([o[0] for o in orbits])),
+            "orbit": (("attractor", "along", "component"), np.array(orbits)),
         },
         attrs=attrs,
     )
     if estimate_error:
         half = Grid(grid.lower, grid.upper, tuple(max(3, n // 2) for n in grid.shape), boundary=grid.boundary)
-        options = {"update_radius": asked, "interpolation": interpolation}
+        options = {"update_radius": update_radius, "interpolation": interpolation}
         coarse = quasipotential(process, half, attractor, **options).quasipotential
         result["error"] = np.abs(result.quasipotential - coarse.interp({n: result[n] for n in names}))
     return result
@@ -169,8 +177,8 @@ def _reach(values: np.ndarray) -> float:
 class _Marches:
     """Drift and metric of a process on the grid twice as fine, in cells, and marches over it."""
 
-    def __init__(self, process, grid: Grid, radius: int, quadratic: bool):
-        self.grid, self.quadratic, dim = grid, quadratic, grid.dim
+    def __init__(self, process, grid: Grid, quadratic: bool):
+        self.grid, dim = grid, grid.dim
         self.period = np.where(grid.periodic, np.array(grid.upper) - np.array(grid.lower), np.inf)
         evaluator = process.evaluator()
         self.drift = lambda x: _limit(lambda p: evaluator.drift(p, 0.0), x)
@@ -181,7 +189,7 @@ class _Marches:
         size = int(np.prod(counts))
         constant = getattr(process.landscape, "constant_diffusion", lambda: None)()
         self.b, self.a = np.zeros((size, 3)), np.zeros((1 if constant is not None else size, 6))
-        pairs = list(itertools.combinations_with_replacement(range(3), 2))
+        pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
         for k, (i, j) in enumerate(pairs):
             self.a[:, k] = float(i == j)  # axes there are not
         for first in range(0, size, _CHUNK):
@@ -194,21 +202,27 @@ class _Marches:
                 for k, (i, j) in enumerate(pairs):
                     if j < dim:
                         self.a[rows if constant is None else slice(1), k] = metric[:, i, j]
-        self.shape = np.array([*grid.shape, *(1,) * (3 - dim)])
-        self.periodic = np.array([*grid.periodic, *(False,) * (3 - dim)])
-        reach = [range(-radius, radius + 1) if a < dim else (0,) for a in range(3)]
+        self.axes = np.array([[*grid.shape, *(1,) * (3 - dim)], [*grid.periodic, *(False,) * (3 - dim)]])
+        self.rule = np.array([float(quadratic), _TURN])
+
+    def run(self, start: _olim_start.Start, radius: int):
+        """V and ∇V at every node, NaN where it is not known, and V at the wall."""
+        reach = [range(-radius, radius + 1) if a < self.grid.dim else (0,) for a in range(3)]
         offsets = np.array(list(itertools.product(*reach)))
         square, most = (offsets**2).sum(-1), np.abs(offsets).max(-1)
-        self.ball = np.ascontiguousarray(offsets[(most > 0) & ((square <= radius**2) | (most == 1))])
-        self.neighbours = np.ascontiguousarray(offsets[most == 1])
-
-    def run(self, inside: np.ndarray, value: np.ndarray, slope: np.ndarray):
-        """V and ∇V at every node, NaN where it is not known, and V at the wall."""
-        u, p = np.where(inside, value, np.inf), np.zeros((len(value), 3))
-        p[:, : self.grid.dim] = slope * self.grid.spacing
-        state, wall = _olim.march(
-            u, p, self.b, self.a, self.shape, self.periodic, self.ball, self.neighbours, self.quadratic, _TURN
-        )
+        ball = np.ascontiguousarray(offsets[(most > 0) & ((square <= radius**2) | (most == 1))])
+        neighbours = np.ascontiguousarray(offsets[most == 1])
+        size, starts = self.grid.size, np.flatnonzero(start.inside)
+        u, p = np.where(start.inside, start.value, np.inf), np.zeros((size, 3))
+        p[:, : self.grid.dim] = start.slope * self.grid.spacing
+        state = np.where(start.inside, _olim.FRONT, _olim.FAR).astype(np.int8)
+        best, nearest = np.full(size, np.inf), np.zeros(size, np.int32)
+        foot, weight = np.zeros((size, 3, 3), np.int16), np.zeros((size, 4))
+        heap, where = np.empty(size, np.int64), np.zeros(size, np.int64)
+        wall = _olim.march(
+            starts, ball, neighbours, state, u, p, best, nearest, foot, weight, heap, where,
+            self.b, self.a, self.axes, self.rule, np.zeros((6, 12, 3)), np.zeros((6, 3), np.int64),
+        )  # fmt: skip
         known = (state >= _olim.FRONT) & (u <= wall)
         gradient = np.where(known[:, None], p[:, : self.grid.dim] / self.grid.spacing, np.nan)
         return np.where(known, u, np.nan), gradient, wall
