@@ -70,7 +70,7 @@ _DRAW = {
 def normals_only(real: str):
     """draw(seed, threads): the normals of `simulate` added up, with no drift, no check and nothing saved."""
     from sde_sgd.paths._ensemble import key_of
-    from sde_sgd.paths._kernel_cache import HEADER, fragment, load
+    from sde_sgd.paths._kernel_cache import HEADER, imports, load
 
     body = f"""
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -84,8 +84,9 @@ def kernel(state, first, last, steps, key0, key1):
         for j in range(LANES):
             state[0, base + j], state[1, base + j] = sums[0, j], sums[1, j]
 """
-    pasted = ["_philox", *(["_normals32"] if real == "float32" else [])]
-    source = HEADER + "".join(map(fragment, pasted)) + body.replace("LANES", str(LANES))
+    fragments = ["_philox", *(["_normals32"] if real == "float32" else [])]
+    body = body.replace("LANES", str(LANES))
+    source = "\n".join([HEADER, *imports(fragments, body), body])
     kernel, state = load(source).kernel, np.empty((2, PATHS), real)
 
     def draw(seed: int, threads: int = 1) -> np.ndarray:

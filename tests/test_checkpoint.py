@@ -273,7 +273,13 @@ def a_process(scheme):
     return landscape.at_temperature(cooling), np.array([-1.0])
 
 
-@pytest.mark.parametrize("scheme", sorted(sde.SCHEMES))
+LONG = ("milstein", "sra1", "stochastic_heun")  # they keep nothing between steps that euler_maruyama does not
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [pytest.param(name, marks=pytest.mark.evidence) if name in LONG else name for name in sorted(sde.SCHEMES)],
+)
 def test_a_run_is_continued_by_hand(scheme):
     """17 steps, then 23 more from the last state, under a falling temperature and growing steps; at the wrong
     first_step the bits differ."""

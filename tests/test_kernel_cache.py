@@ -50,6 +50,7 @@ def test_landscapes_compiled_by_processes_sharing_one_empty_cache(tmp_path, coun
     assert len({*shared, readonly, warm}) == 1
     assert not list(cache.glob("*.partial"))
     assert len(list(cache.glob("kernel_*.py"))) == count
+    assert len(list(cache.glob("fragment_philox_*.py"))) == 1  # compiled once, for every kernel
 
 
 def test_an_edited_expression_never_meets_old_code():

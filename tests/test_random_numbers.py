@@ -53,10 +53,11 @@ def _normals32_of(count, k0):
     return values
 
 
+@pytest.mark.parametrize("count", [2_000_000, pytest.param(10_000_000, marks=pytest.mark.evidence)])
 @pytest.mark.parametrize("draw, per_block", [(_normals, 2), (_normals32_of, 4)], ids=["float64", "float32"])
-def test_ten_million_normals(draw, per_block):
+def test_millions_of_normals(draw, per_block, count):
     """z-scores of moments 1–4, pairing, lag and tails; at most 12 at |z| < 5: false alarm 7e-6."""
-    x = draw(10_000_000 // per_block, 1).astype(float)
+    x = draw(count // per_block, 1).astype(float)
     n, scores = len(x), {}
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         scores[f"moment {power}"] = ((x**power).mean() - mean) / math.sqrt(variance / n)

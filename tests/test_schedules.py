@@ -41,7 +41,16 @@ def recursion(scheme, h, schedule, time=1.0):
     return START * growth ** len(now), variance
 
 
-@pytest.mark.parametrize("scheme", sorted(name for name, s in sde.SCHEMES.items() if not s.underdamped))
+LONG = ("weak_euler", "weak_heun")  # the lines of euler_maruyama and stochastic_heun
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param(name, marks=pytest.mark.evidence) if name in LONG else name
+        for name in sorted(name for name, s in sde.SCHEMES.items() if not s.underdamped)
+    ],
+)
 def test_cooling_has_the_moments_of_the_scheme(scheme):
     """Mean and variance at h = 1/4 within 4.5σ (false alarm 7e-6 each) of the recursion; of a constant T, excluded by
     20σ. The recursion's own order is the declared weak order ± 0.15, that of T frozen at 2 has none."""

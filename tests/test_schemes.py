@@ -54,8 +54,8 @@ def coupled(process, scheme, start, levels, paths, gap=distance, end=1.0, first_
 STRONG = [
     ("euler_maruyama", MULTIPLICATIVE, 1.0, "strong_order"),
     ("milstein", MULTIPLICATIVE, 1.0, "strong_order"),
-    ("euler_maruyama", QUARTIC, 1.0, "strong_order_additive"),
-    ("stochastic_heun", QUARTIC, 1.0, "strong_order_additive"),
+    pytest.param("euler_maruyama", QUARTIC, 1.0, "strong_order_additive", marks=pytest.mark.evidence),
+    pytest.param("stochastic_heun", QUARTIC, 1.0, "strong_order_additive", marks=pytest.mark.evidence),
     ("sra1", COUPLED, (1.0, -0.5), "strong_order_additive"),
 ]
 
@@ -129,7 +129,10 @@ def square_at(loss, temperature, h, scheme, start, end=1.0):
     return float(spline(start))
 
 
-WEAK = ["euler_maruyama", "leimkuhler_matthews", "stochastic_heun", "sra1", "weak_euler", "weak_heun"]
+WEAK = [
+    *("leimkuhler_matthews", "sra1", "weak_euler", "weak_heun"),
+    *(pytest.param(scheme, marks=pytest.mark.evidence) for scheme in ("euler_maruyama", "stochastic_heun")),
+]
 QUARTIC_LOSS, START, STEPS = "x**4/4 + x**2/4", 1.5, 8
 
 

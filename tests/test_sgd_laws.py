@@ -170,7 +170,7 @@ def mean_turning(run):
     return rate.mean(), rate.std(ddof=1) / np.sqrt(len(rate))
 
 
-@pytest.mark.parametrize("temperature", [0.02, 0.05])
+@pytest.mark.parametrize("temperature", [pytest.param(0.02, marks=pytest.mark.evidence), 0.05])
 def test_spiral_turns_at_minus_T_kappa(temperature):
     """SDE paths, real SGD with b = 1 and SVAG; standard errors ≤ 2 %, agreement at 4 of them (+ O(η) for SGD)."""
     eta, steps = 2 * temperature, 500

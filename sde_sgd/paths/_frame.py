@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ._kernel_cache import HEADER, fragment
+from ._kernel_cache import HEADER, imports
 
 LANES = 64
 BOUND = 1e100  # a coordinate beyond this, or NaN, counts as diverged; float32: beyond 1e30
 BOUND_32 = 1e30
 PATH = "path = ids[base + j]"  # lane line that says which path's random numbers are drawn
+OF_PATHS = "_of(normals, ids, base,"  # the same of a function that draws for all lanes into the rows `normals`
 
 _ARGUMENTS = (
     "state, kept, ids, first, last, paths, total, offset, first_step, done, steps, every, saved, schedule, low, span, "
@@ -41,7 +42,7 @@ class Part:
     included), `ids[base + j]` (number of the lane's path), `offset + base + j` (its place among the run's `total`) and
     `live` (lanes in use); `begin` may lower `todo`, the steps this chunk makes, and `after` may break.
     `counters` = (blocks, cells) asks for an int64 array, per thread, whose rows are contiguous blocks of paths: the
-    argument `counter`, with its first block in `<counter>_first`. `fragments` names text to paste in.
+    argument `counter`, with its first block in `<counter>_first`. `fragments` names what its lines import.
     """
 
     rows: tuple[str, ...] = ()
@@ -129,19 +130,19 @@ def build(
     tables = {f"{name}[0]": name for part in parts for name, _ in part.tables}
     scratch = tuple(name for part in parts for name in part.scratch)
     arguments = [name for part in parts for name in (*part.arguments, *part.counter_arguments)]
-    load = each_row(len(rows), ["work[i, j] = state[i, base + j]"])
-    store = each_row(len(rows), ["state[i, base + j] = work[i, j]"])
-    if sums:
-        load += [f"tally[:] = kept[:, base:base + {LANES}]"]
-        store += [f"kept[:, base:base + {LANES}] = tally"]
+    held = [("work", "state"), *([("tally", "kept")] if sums else [])]
     body = [
         "step = first_step + done + k",
         "count = done + k + 1",
         *(line for part in parts for line in part.step),
         "escaped = 0",
         *(_advance_rows if parts[0].loops else _advance)(dim, parts, periodic, bound_of(real)),
-        *_divergence(dim, bound_of(real)),
-        *_save(dim),
+        # a chunk stops at its own first divergence: the same whatever the threads and the segments of a run
+        "if escaped > 0:",
+        f"    if _diverged(work, saved.shape[1], {bound_of(real)}, live, ids, base, step, failure):",
+        "        break",
+        "if every > 0 and count % every == 0:",
+        "    _save(work, saved, count // every, offset + base, live)",
         *(line for part in parts for line in part.after),
     ]
     chunk = [
@@ -149,15 +150,16 @@ def build(
         "origin = ids[base]",
         "todo = steps",
         f"live = min({LANES}, paths - base)",
-        *load,
+        *(f"_load({chunk}, {all_paths}, base)" for chunk, all_paths in held),
         *(line for part in parts for line in part.begin),
         "for k in range(todo):",
         *indent(body),
-        *store,
+        *(f"_store({chunk}, {all_paths}, base)" for chunk, all_paths in held),
     ]
     lines = [*(line for part in parts for line in part.setup), "for chunk in range(first, last):", *indent(chunk)]
     if not scattered:
         lines = [line.replace(PATH, "path = origin + np.uint64(j)") for line in lines]
+        lines = [line.replace(OF_PATHS, "(normals, origin,") for line in lines]
     used = set(re.findall(r"\w+", "\n".join(lines)))
     places = [(name, "work", r) for r, name in enumerate((*rows, *scratch))]
     places += [(tables.get(name, name), "tally", r) for r, name in enumerate(sums) if name in tables or name in named]
@@ -171,10 +173,10 @@ def build(
         *(f"at_{name} = {r}" for name, _, r in places if f"at_{name}" in used),
         *lines,
     ]
-    pasted = dict.fromkeys(["_philox", *(name for part in parts for name in part.fragments)])
+    fragments = dict.fromkeys(["_philox", "_chunks", *(name for part in parts for name in part.fragments)])
     source = [
         HEADER,
-        *(fragment(name) for name in pasted),
+        *imports(fragments, "\n".join(text)),
         "",
         '@njit(cache=True, nogil=True, error_model="numpy")',
         f"def kernel({', '.join([_ARGUMENTS, *arguments])}):",
@@ -234,34 +236,6 @@ def _wrap(y: str, turns: str, i: int | str) -> list[str]:
         f"{y} = {y} - span[{i}] * {turns}",
         f"{turns} = {turns} + 1.0 if {y} >= low[{i}] + span[{i}] else {turns}",
         f"{y} = low[{i}] if {y} >= low[{i}] + span[{i}] or {y} < low[{i}] else {y}",
-    ]
-
-
-def _divergence(dim: int, bound: str) -> list[str]:
-    """A chunk stops at its own first divergence; the earliest step, then the lowest path, is what is reported: the
-    same whatever the threads and however a run is cut into segments."""
-    return [
-        "if escaped > 0:",
-        "    lane = -1",
-        "    for j in range(live):",
-        f"        for i in range({dim}):",
-        f"            if lane < 0 and not (math.fabs(work[i, j]) < {bound}):",
-        "                lane = j",
-        "    if lane >= 0:",
-        "        if failure[1] < 0 or step + 1 < failure[1]:",
-        "            failure[0] = np.int64(ids[base + lane])",
-        "            failure[1] = step + 1",
-        "        break",
-    ]
-
-
-def _save(dim: int) -> list[str]:
-    return [
-        "if every > 0 and count % every == 0:",
-        "    slot = count // every",
-        f"    for i in range({dim}):",
-        "        for j in range(live):",
-        "            saved[slot, i, offset + base + j] = work[i, j]",
     ]
 
 

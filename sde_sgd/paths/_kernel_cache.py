@@ -3,10 +3,12 @@
 import hashlib
 import importlib.util
 import os
+import re
 import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -29,10 +31,29 @@ _loaded: dict[str, ModuleType] = {}
 _lock = threading.Lock()
 
 
-def fragment(module_name: str) -> str:
-    """The text of a fragment file of this package, from its marker on."""
-    text = (Path(__file__).parent / f"{module_name}.py").read_text(encoding="utf-8")
-    return text.split(_MARKER, 1)[1]
+def imports(fragments: Iterable[str], text: str) -> list[str]:
+    """The lines that import what `text` uses of fragment files of this package, each of which may use those before it.
+
+    What lies below a file's marker becomes a generated module of its own, whose functions are compiled once and merged
+    into every kernel by LLVM: typing and lowering them anew took a third of each kernel's compilation.
+    """
+    homes = _homes(tuple(fragments))
+    used: dict[str, list[str]] = {}
+    for name in sorted(set(re.findall(r"\b_\w+", text)) & homes.keys()):
+        used.setdefault(homes[name], []).append(name)
+    return [f"from {home} import {', '.join(names)}" for home, names in used.items()]
+
+
+@cache
+def _homes(fragments: tuple[str, ...]) -> dict[str, str]:
+    """The generated module of every name that the fragments define."""
+    if not fragments:
+        return {}
+    text = (Path(__file__).parent / f"{fragments[-1]}.py").read_text(encoding="utf-8").split(_MARKER, 1)[1]
+    text = text.replace("@njit(", "@njit(cache=True, ")
+    module = load("\n".join([HEADER, *imports(fragments[:-1], text), text]), kind=f"fragment{fragments[-1]}")
+    before = _homes(fragments[:-1])
+    return before | {name: module.__name__ for name in vars(module).keys() - before.keys() if name[:2] != "__"}
 
 
 def cache_folder() -> Path:
@@ -77,7 +98,7 @@ def _usable(folder: Path) -> bool:
         return False
 
 
-def load(source: str, lane: LaneCode | None = None) -> ModuleType:
+def load(source: str, lane: LaneCode | None = None, kind: str = "kernel") -> ModuleType:
     """The module of `source`, imported from the cache folder, where Numba keeps its machine code beside it.
 
     Where `lane` brings opaque jitted functions the module is compiled in memory only, once per lane code.
@@ -86,7 +107,7 @@ def load(source: str, lane: LaneCode | None = None) -> ModuleType:
     versions = f"{sys.version_info[:2]} {numba.__version__} {llvmlite.__version__} {np.__version__}"
     if functions:
         source = source.replace("cache=True", "cache=False")
-    name = "kernel_" + hashlib.blake2b(f"{versions}\n{source}".encode(), digest_size=12).hexdigest()
+    name = f"{kind}_" + hashlib.blake2b(f"{versions}\n{source}".encode(), digest_size=12).hexdigest()
     known = lane.modules if lane is not None and functions else _loaded
     with _lock:
         if name in known:

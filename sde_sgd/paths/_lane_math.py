@@ -3,7 +3,7 @@
 Measured against mpmath in the tests: a few units in the last place. Trigonometric arguments are reduced by a
 three-part π/2: a few units in the last place to |x| = 1e6, an absolute error below 1e-15 to 1e15; NaN beyond.
 
-The text below the marker is pasted into generated kernel modules, after that of `_philox`.
+The text below the marker becomes a generated module (`_kernel_cache.imports`), which may use that of `_philox`.
 """
 
 import math
@@ -20,7 +20,7 @@ _TO_INTEGER = 6755399441055744.0  # 1.5·2^52: adding it rounds to an integer, k
 _INTEGER = np.uint64(0x4338000000000000)  # its bits
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _exp(x):
     """e^x, relative error < 4e-16; 0 below −745 gradually through −708, +inf above 709.78, NaN stays NaN.
 
@@ -51,7 +51,7 @@ def _exp(x):
     return value if x == x else x
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _log(x):
     """log x for x > 0 (subnormals included); −inf at 0, NaN below, +inf at +inf."""
     small = x < 2.2250738585072014e-308
@@ -62,7 +62,7 @@ def _log(x):
     return value if x >= 0.0 else math.nan
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _tanh(x):
     """tanh x, relative error < 6e-16: a minimax polynomial near 0, (1 − e)/(1 + e) with e = e^{−2|x|} beyond."""
     a = math.fabs(x)
@@ -83,13 +83,13 @@ def _tanh(x):
     return math.copysign(value, x) if x == x else x
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sinh(x):
     """sinh x = tanh x cosh x, which does not cancel near 0."""
     return _tanh(x) * _cosh(x)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _cosh(x):
     """cosh x = (e^{|x|} + e^{−|x|})/2."""
     half = 0.5 * _exp(0.5 * math.fabs(x))
@@ -106,22 +106,22 @@ def _reduced_sin_cos(x):
     return _sin_cos_quarter(_bits(moved), r * 0.6366197723675814)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sin(x):
     return _reduced_sin_cos(x)[0]
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _cos(x):
     return _reduced_sin_cos(x)[1]
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _tan(x):
     sine, cosine = _reduced_sin_cos(x)
     return sine / cosine
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sign(x):
     return np.float64(x > 0.0) - np.float64(x < 0.0)

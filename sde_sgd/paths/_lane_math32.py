@@ -1,9 +1,10 @@
-"""The functions of `_lane_math` under the same names in float32: what a float32 kernel pastes in its stead.
+"""The functions of `_lane_math` under the same names in float32: what a float32 kernel imports in its stead.
 
 Measured against mpmath in the tests: a few units in the last place (1.2e-7). Trigonometric arguments are reduced by a
 four-part π/2: an absolute error below 2e-7 to |x| = 1e5, where neighbouring arguments differ by 0.008; NaN beyond.
 
-The text below the marker is pasted into generated kernel modules, after those of `_philox` and `_normals32`.
+The text below the marker becomes a generated module (`_kernel_cache.imports`), which may use those of `_philox`
+and `_normals32`.
 """
 
 import math
@@ -21,7 +22,7 @@ _INTEGER32 = np.uint32(0x4B400000)  # its bits
 _NAN32, _INF32 = np.float32(math.nan), np.float32(math.inf)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _exp(x):
     """e^x; 0 below −104 gradually through −87.3, +inf above 88.72, NaN stays NaN; minimax polynomial of 3.1e-9."""
     y = min(max(x, _F(-105.0)), _F(89.0))
@@ -43,7 +44,7 @@ def _exp(x):
     return value if x == x else x
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _log(x):
     """log x for x > 0 (subnormals included); −inf at 0, NaN below, +inf at +inf."""
     small = x < _F(1.1754944e-38)
@@ -54,7 +55,7 @@ def _log(x):
     return value if x >= _F(0.0) else _NAN32
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _tanh(x):
     """tanh x: a minimax polynomial (4.8e-10) to |x| = 0.35, (1 − e)/(1 + e) with e = e^{−2|x|} beyond."""
     a = math.fabs(x)
@@ -70,13 +71,13 @@ def _tanh(x):
     return math.copysign(value, x) if x == x else x
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sinh(x):
     """sinh x = tanh x cosh x, which does not cancel near 0."""
     return _tanh(x) * _cosh(x)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _cosh(x):
     """cosh x = (e^{|x|} + e^{−|x|})/2."""
     half = _F(0.5) * _exp(_F(0.5) * math.fabs(x))
@@ -102,22 +103,22 @@ def _reduced_sin_cos(x):
     return sine, _float32(np.uint32(_bits32(cosine) ^ turned))
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sin(x):
     return _reduced_sin_cos(x)[0]
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _cos(x):
     return _reduced_sin_cos(x)[1]
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _tan(x):
     sine, cosine = _reduced_sin_cos(x)
     return sine / cosine
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _sign(x):
     return _F(x > _F(0.0)) - _F(x < _F(0.0))

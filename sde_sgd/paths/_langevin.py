@@ -1,5 +1,7 @@
 """The stepper of `simulate`: a scheme's lines and the increments they need, as a part of a kernel."""
 
+import re
+
 from ._frame import Part
 from ._model import Model
 from ._scheme import Scheme
@@ -25,6 +27,9 @@ def langevin_part(model: Model, scheme: Scheme, *, substeps: int, friction: floa
     rows = dict.fromkeys([*increments.scratch, *scheme.scratch(model), *model.scratch])
     if scheme.lookahead:
         rows |= dict.fromkeys(f"W{i}" for i in range(model.dim))
+    # h and T are there for other parts too; each of the rest, where it is not read, cost a hundredth of the compilation
+    read = {"h", "T", *re.findall(r"\w+", "\n".join([*draw, *loops, *lanes]))}
+    scalars = [line for line in _scalars(model, friction is not None) if line.split(" = ")[0] in read]
     return Part(
         scratch=tuple(rows),
         arguments=(*increments.arguments, *(("friction",) if friction is not None else ()), *model.arguments),
@@ -32,7 +37,7 @@ def langevin_part(model: Model, scheme: Scheme, *, substeps: int, friction: floa
                 *model.values),
         setup=[*model.setup, *increments.setup],
         begin=begin,
-        step=[*_scalars(model, friction is not None), *draw, *loops],
+        step=[*scalars, *draw, *loops],
         fragments=(*(("_normals32", "_lane_math32") if real == "float32" else ("_lane_math",)),
                    *increments.fragments, *model.fragments),
         lanes=() if model.by_rows else lanes,
@@ -41,20 +46,20 @@ def langevin_part(model: Model, scheme: Scheme, *, substeps: int, friction: floa
 
 
 def _scalars(model: Model, underdamped: bool) -> list[str]:
-    """What a step's lines read besides x and z."""
+    """What a step's lines may read besides x and z."""
     cast = model.cast
     lines = [
         f"h = {cast('schedule[0, k]')}",
         f"T_start = {cast('schedule[1, k]')}",
         f"T_end = {cast('schedule[1, k + 1]')}",
-        "T = T_start",
+        f"T = {cast('schedule[1, k]')}",
     ]
     if underdamped:
+        kicked = "-0.5 * (schedule[1, k] + schedule[1, k + 1]) * math.expm1(-2.0 * friction * schedule[0, k])"
         return [
             *lines,
             f"decay = {cast('math.exp(-friction * schedule[0, k])')}",
-            "variance = -0.5 * (schedule[1, k] + schedule[1, k + 1]) * math.expm1(-2.0 * friction * schedule[0, k])",
-            f"kick = {cast('math.sqrt(variance)')}",
+            f"kick = {cast(f'math.sqrt({kicked})')}",
         ]
     return [
         *lines,

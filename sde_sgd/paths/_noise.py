@@ -6,7 +6,7 @@ several steps it is drawn once for all of them.
 
 from dataclasses import dataclass
 
-from ._frame import PATH, indent, lane_loop, literal
+from ._frame import OF_PATHS, PATH, indent, lane_loop, literal
 
 NORMAL_STREAM = 0  # second counter word: what the block is used for, so that one seed serves every kernel
 UNIFORM_STREAM = 2 << 24  # Brownian-bridge tests of exits
@@ -60,7 +60,9 @@ class Increments:
     def setup(self) -> list[str]:
         if self.kind == "two_point":
             return [f"words = np.zeros(({2 * self._blocks}, 64), np.uint64)"]
-        lines = [] if self._steps == 1 else [f"normals = work[at_N0:at_N0 + {self._per_block}]"]
+        lines = []
+        if self.kind == "normal" or self._steps > 1:
+            lines = [f"normals = work[at_N0:at_N0 + {self._blocks * self._per_block}]"]
         if self.substeps:
             power = "(substeps * math.sqrt(substeps))"
             lines += [
@@ -98,31 +100,23 @@ class Increments:
 
     def _fill(self, n: str, fresh: str) -> list[str]:
         block = f"np.uint64({n})" if self._steps == 1 else f"np.uint64({n} // {self._steps})"
-        words, normals = [PATH], []
-        for b in range(self._blocks):
-            counter = f"{block}, np.uint64({NORMAL_STREAM + b}), path & _LOW, path >> _U32, key0, key1"
-            at = [f"N{b * self._per_block + i}[j]" for i in range(self._per_block)] if self.kind != "two_point" else []
-            if self.kind == "two_point":
-                words.append(f"words[{2 * b}, j], words[{2 * b + 1}, j] = _two_words({counter})")
-            elif self.kind == "three_point":
-                words.append(f"z0, z1, z2, z3 = _four_three_points({counter})")
-                words += [f"{row} = {self._cast(f'z{i}')}" for i, row in enumerate(at)]
-            else:
-                # bits first, normals in a loop of their own: one long chain of both is slower by a third
-                bits = [f"w{i}" for i in range(self._per_block)]
-                name, suffix = ("_two_words", "") if self.real == "float64" else ("_four_words", "32")
-                words.append(f"{', '.join(bits)} = {name}({counter})")
-                words += [f"{row} = _float{suffix}({w})" for row, w in zip(at, bits)]
-                normals += [
-                    f"{at[i]}, {at[i + 1]} = _normal_pair{suffix}(_bits{suffix}({at[i]}), _bits{suffix}({at[i + 1]}))"
-                    for i in range(0, self._per_block, 2)
-                ]
-        fill = [*lane_loop(words), *lane_loop(normals)]
+        if self.kind == "normal":
+            suffix = "" if self.real == "float64" else "32"
+            fill = [f"_draw_normals{suffix}{OF_PATHS} {block}, key0, key1)"]
+        else:
+            fill = lane_loop([PATH, *(line for b in range(self._blocks) for line in self._lanes_of(b, block))])
         if self._steps == 1:
             return fill
         two = self.kind == "two_point"
         select = f"bit = np.uint64({n} % 64)" if two else f"part = ({n} % {self._steps}) * {self.count}"
         return [f"if {n} % {self._steps} == 0 or {fresh}:", *indent(fill), select]
+
+    def _lanes_of(self, b: int, block: str) -> list[str]:
+        counter = f"{block}, np.uint64({NORMAL_STREAM + b}), path & _LOW, path >> _U32, key0, key1"
+        if self.kind == "two_point":
+            return [f"words[{2 * b}, j], words[{2 * b + 1}, j] = _two_words({counter})"]
+        rows = [f"N{4 * b + i}[j] = {self._cast(f'z{i}')}" for i in range(4)]
+        return [f"z0, z1, z2, z3 = _four_three_points({counter})", *rows]
 
     @property
     def values(self) -> list[str]:

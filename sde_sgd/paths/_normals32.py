@@ -6,7 +6,7 @@ every result of integers is cut back to 32 bits, which the compiler turns into a
 One loop should store `_four_words` (64-bit registers) and another turn them into normals (32-bit registers): a loop
 that does both gets vectors half as long.
 
-The text below the marker is pasted into generated kernel modules, after that of `_philox`.
+The text below the marker becomes a generated module (`_kernel_cache.imports`), which may use that of `_philox`.
 """
 
 import math
@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from ._philox import _bitcast, _fma, _raw_philox
+from ._philox import _LOW, _U32, _bitcast, _fma, _raw_philox, _widest_vectors
 
 # -- fragment --
 
@@ -30,7 +30,7 @@ _bits32 = _bitcast(types.float32, types.uint32)
 _float32 = _bitcast(types.uint32, types.float32)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _four_words(c0, c1, c2, c3, k0, k1):
     """The block as four uint32 words: two Box–Muller pairs."""
     w0, w1, w2, w3 = _raw_philox(c0, c1, c2, c3, k0, k1)
@@ -68,7 +68,7 @@ def _sin_cos_eighth32(v):
     return s * v, c
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _normal_pair32(a, b):
     """Two independent N(0, 1) in float32 of two uint32 words, as `_normal_pair`: tails to 6.55 σ.
 
@@ -83,10 +83,54 @@ def _normal_pair32(a, b):
     return first, second
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _four_normals(c0, c1, c2, c3, k0, k1):
     """Four independent N(0, 1) in float32 of one block."""
     w0, w1, w2, w3 = _four_words(c0, c1, c2, c3, k0, k1)
     z0, z1 = _normal_pair32(w0, w1)
     z2, z3 = _normal_pair32(w2, w3)
     return z0, z1, z2, z3
+
+
+@njit(forceinline=True, error_model="numpy")
+def _draw_normals32(rows, first_path, block, key0, key1):
+    """`_draw_normals` in float32: rows 4b … 4b + 3 of stream b."""
+    _widest_vectors()  # type: ignore[call-arg]
+    if rows.shape[1] == 64:
+        for b in range(rows.shape[0] // 4):
+            for j in range(64):
+                path = first_path + np.uint64(j)
+                w0, w1, w2, w3 = _four_words(block, np.uint64(b), path & _LOW, path >> _U32, key0, key1)
+                rows[4 * b, j] = _float32(w0)
+                rows[4 * b + 1, j] = _float32(w1)
+                rows[4 * b + 2, j] = _float32(w2)
+                rows[4 * b + 3, j] = _float32(w3)
+            for j in range(64):
+                first, second = _normal_pair32(_bits32(rows[4 * b, j]), _bits32(rows[4 * b + 1, j]))
+                third, fourth = _normal_pair32(_bits32(rows[4 * b + 2, j]), _bits32(rows[4 * b + 3, j]))
+                rows[4 * b, j] = first
+                rows[4 * b + 1, j] = second
+                rows[4 * b + 2, j] = third
+                rows[4 * b + 3, j] = fourth
+
+
+@njit(forceinline=True, error_model="numpy")
+def _draw_normals32_of(rows, ids, base, block, key0, key1):
+    """`_draw_normals32` of the paths ids[base] … ids[base + 63]."""
+    _widest_vectors()  # type: ignore[call-arg]
+    if rows.shape[1] == 64:
+        for b in range(rows.shape[0] // 4):
+            for j in range(64):
+                path = ids[base + j]
+                w0, w1, w2, w3 = _four_words(block, np.uint64(b), path & _LOW, path >> _U32, key0, key1)
+                rows[4 * b, j] = _float32(w0)
+                rows[4 * b + 1, j] = _float32(w1)
+                rows[4 * b + 2, j] = _float32(w2)
+                rows[4 * b + 3, j] = _float32(w3)
+            for j in range(64):
+                first, second = _normal_pair32(_bits32(rows[4 * b, j]), _bits32(rows[4 * b + 1, j]))
+                third, fourth = _normal_pair32(_bits32(rows[4 * b + 2, j]), _bits32(rows[4 * b + 3, j]))
+                rows[4 * b, j] = first
+                rows[4 * b + 1, j] = second
+                rows[4 * b + 2, j] = third
+                rows[4 * b + 3, j] = fourth

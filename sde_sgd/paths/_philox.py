@@ -8,7 +8,9 @@ Two loops over the lanes, one that stores `_two_words` and one that turns them i
 the time of one that does both (the same bits): its chain of dependent operations is too long for several lanes to be
 under way at once.
 
-The text below the marker is pasted into generated kernel modules: it may use only the names imported here.
+The text below the marker becomes a generated module (`_kernel_cache.imports`): it may use only the names imported here.
+What kernels call is compiled once and merged by LLVM (forceinline); what only these functions call becomes part of them
+(inline), so that a first kernel waits for few functions.
 """
 
 import math
@@ -106,14 +108,14 @@ def _raw_philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _philox(c0, c1, c2, c3, k0, k1):
     """Ten rounds on the counter (c0, c1, c2, c3) with key (k0, k1): four 32-bit words in uint64."""
     w0, w1, w2, w3 = _raw_philox(c0, c1, c2, c3, k0, k1)
     return w0 & _LOW, w1 & _LOW, w2 & _LOW, w3 & _LOW
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _two_words(c0, c1, c2, c3, k0, k1):
     """The block as two words of 64 independent fair bits: a Box–Muller pair, or the signs of 64 steps twice."""
     w0, w1, w2, w3 = _raw_philox(c0, c1, c2, c3, k0, k1)
@@ -187,7 +189,7 @@ def _uniform(word):
     return 2.0 - _float((word & _MANTISSA) | _ONE)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _normal_pair(a, b):
     """Two independent N(0, 1) of two words: 52-bit uniforms, tails to 8.49 σ (Box & Muller 1958).
 
@@ -201,14 +203,14 @@ def _normal_pair(a, b):
     return first, second
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _two_uniforms(c0, c1, c2, c3, k0, k1):
     """Two independent uniforms in (0, 1] of one block, multiples of 2^−52."""
     a, b = _two_words(c0, c1, c2, c3, k0, k1)
     return _uniform(a), _uniform(b)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _signed(value, word, bit):
     """`value` with its sign turned where bit number `bit` (a uint64 below 64) of the word is 1.
 
@@ -224,7 +226,7 @@ def _three_points(word):
     return -1.7320508075688772 if word > np.uint64(3579139412) else low
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _four_three_points(c0, c1, c2, c3, k0, k1):
     """Four independent increments of one block: ±√3 with probability p each, else 0, p = 1/6 + 1/(3·2^32).
 
@@ -234,10 +236,49 @@ def _four_three_points(c0, c1, c2, c3, k0, k1):
     return _three_points(w0), _three_points(w1), _three_points(w2), _three_points(w3)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _two_indices(n, c0, c1, c2, c3, k0, k1):
     """Two independent uniform indices in [0, n), n < 2³², from one block: ⌊64-bit word · n / 2⁶⁴⌋ (bias < n/2⁶⁴)."""
     w0, w1, w2, w3 = _philox(c0, c1, c2, c3, k0, k1)
     first = (w0 * n + ((w1 * n) >> _U32)) >> _U32
     second = (w2 * n + ((w3 * n) >> _U32)) >> _U32
     return first, second
+
+
+@njit(forceinline=True, error_model="numpy")
+def _draw_normals(rows, first_path, block, key0, key1):
+    """Rows 2b and 2b + 1 = N(0, 1) of the paths first_path … first_path + 63, of stream b and this block of steps.
+
+    Vectorised when it is compiled, once, and merged into kernels as it is: written into each of them, these loops were
+    a tenth to a third of its compilation. Called without being merged, the keys of the rounds are made anew each time,
+    3–9 % of a step.
+    """
+    _widest_vectors()  # type: ignore[call-arg]
+    if rows.shape[1] == 64:  # always so: the compiler then knows that rows do not overlap
+        for b in range(rows.shape[0] // 2):
+            for j in range(64):
+                path = first_path + np.uint64(j)
+                w0, w1 = _two_words(block, np.uint64(b), path & _LOW, path >> _U32, key0, key1)
+                rows[2 * b, j] = _float(w0)
+                rows[2 * b + 1, j] = _float(w1)
+            for j in range(64):
+                first, second = _normal_pair(_bits(rows[2 * b, j]), _bits(rows[2 * b + 1, j]))
+                rows[2 * b, j] = first
+                rows[2 * b + 1, j] = second
+
+
+@njit(forceinline=True, error_model="numpy")
+def _draw_normals_of(rows, ids, base, block, key0, key1):
+    """`_draw_normals` of the paths ids[base] … ids[base + 63]."""
+    _widest_vectors()  # type: ignore[call-arg]
+    if rows.shape[1] == 64:
+        for b in range(rows.shape[0] // 2):
+            for j in range(64):
+                path = ids[base + j]
+                w0, w1 = _two_words(block, np.uint64(b), path & _LOW, path >> _U32, key0, key1)
+                rows[2 * b, j] = _float(w0)
+                rows[2 * b + 1, j] = _float(w1)
+            for j in range(64):
+                first, second = _normal_pair(_bits(rows[2 * b, j]), _bits(rows[2 * b + 1, j]))
+                rows[2 * b, j] = first
+                rows[2 * b + 1, j] = second

@@ -2,13 +2,10 @@
 
 import numpy as np
 
-from ._kernel_cache import HEADER, fragment, load
+from ._kernel_cache import HEADER, imports, load
 from ._sampling import keyed
 
-_SOURCE = f"""{HEADER}
-{fragment("_philox")}
-{fragment("_sampling")}
-
+_SOURCE = """
 @njit(cache=True, nogil=True, error_model="numpy")
 def with_replacement(picks, table, samples, batch, first_step, c2, c3, key0, key1):
     for k in range(picks.shape[0]):
@@ -78,5 +75,6 @@ def draw_indices(
     rows = 0 if sampling == "with_replacement" or keyed(samples) else samples
     table = np.arange(rows, dtype=np.uint16)[:, None]
     words = (np.uint64(replica & 0xFFFFFFFF), np.uint64(replica >> 32))
-    getattr(load(_SOURCE), sampling)(picks, table, np.uint64(samples), batch, first_step, *words, key0, key1)
+    source = "\n".join([HEADER, *imports(("_philox", "_sampling"), _SOURCE), _SOURCE])
+    getattr(load(source), sampling)(picks, table, np.uint64(samples), batch, first_step, *words, key0, key1)
     return picks

@@ -18,7 +18,8 @@ in an epoch's permutation the epoch; streams are 2²⁴ apart, and no other use 
     3 · 2²⁴   subsets without replacement       block = pair of draws, or (round, half of the place) where keyed
     4 · 2²⁴   permutations of an epoch          block = pair of places, or (round, half of the place) where keyed
 
-The text below the marker is pasted into generated kernel modules, after that of `_philox`. Whole numbers are uint64.
+The text below the marker becomes a generated module (`_kernel_cache.imports`), which may use that of `_philox`. Whole
+numbers are uint64.
 """
 
 import math
@@ -44,7 +45,7 @@ _ROUNDS = 12
 _U16 = np.uint64(16)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _two_below(n, m, c0, c1, c2, c3, k0, k1):
     """Independent uniform whole numbers in [0, n) and [0, m), both bounds < 2³², from one block (bias < n/2⁶⁴)."""
     w0, w1, w2, w3 = _philox(c0, c1, c2, c3, k0, k1)
@@ -53,7 +54,7 @@ def _two_below(n, m, c0, c1, c2, c3, k0, k1):
     return first, second
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _take(table, place, offset, j):
     """The sample at `place` of lane j's shuffle: exchange it with the one `offset` < N − place places on."""
     other = place + offset
@@ -63,7 +64,7 @@ def _take(table, place, offset, j):
     return np.int64(pick)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _give_back(table, place, batch, j):
     """Undo the exchanges of a subset, one place < batch after the other in rising order.
 

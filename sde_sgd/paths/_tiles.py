@@ -3,7 +3,7 @@
 A tile is 16 multiply-adds per lane on 4 loads and 4 updates: 43 GFLOP/s on one core of a 3 GHz processor. Sums
 are taken in the order of the columns, whatever the threads.
 
-The text below the marker is pasted into generated kernel modules: it may use only the names imported here.
+The text below the marker becomes a generated module (`_kernel_cache.imports`): it may use only the names imported here.
 """
 
 from numba import njit
@@ -13,7 +13,7 @@ from ._philox import _fma
 # -- fragment --
 
 
-@njit(inline="always", error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
 def _add_tile(out, m, u, scale):
     """out (4, 64) += scale · m (4, 4) · u (4, 64)."""
     m00, m01, m02, m03 = scale * m[0, 0], scale * m[0, 1], scale * m[0, 2], scale * m[0, 3]
