@@ -1,22 +1,34 @@
-"""One steady state three ways: solved on a grid, sampled by paths, and in closed form; how far apart, and why.
+"""One landscape by all roads: its steady state solved, sampled and in closed form; its density on the way by more.
 
-No two of them share code: the generator knows nothing of random numbers, the paths nothing of the grid, and the closed
-form is a quadrature of the potential that the landscape was given.
+The generator knows nothing of random numbers, the paths nothing of the grid, and the closed form is a quadrature of the
+potential that the landscape was given; what two roads nevertheless share is said in each row.
 """
 
+import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
-from . import distances
+from . import _crosscheck_roads, distances
 from ._boltzmann import exact
 from ._command import start_of
 from ._console import Progress
+from ._crosscheck_gap import (
+    BLOCKS,
+    CLOSED_FORM,
+    DERIVATIVES,
+    GENERATOR,
+    PHILOX,
+    Gap,
+    left_of,
+    made_of,
+)
+from ._crosscheck_roads import Question
 from ._simulation import _whole_way
 from ._solved import moments
 from .fokker_planck import FokkerPlanck
@@ -26,9 +38,6 @@ from .paths import Histogram, Moments, Winding, simulate
 from .paths._choose import choose
 from .process import Process
 
-BLOCKS = 32  # independent groups of paths, whose scatter is the statistical error
-MOMENT_ALARM = 5e-3  # probability that chance alone makes any mean or variance of a table disagree
-DISTANCE_ALARM = 2e-4  # and one distance between densities: `distances.Distance.agrees`
 _CELLS = {1: 80, 2: 40, 3: 16}  # per axis of the histogram
 _FINEST = {1: 64, 2: 16, 3: 2}  # cells of the grid along one of the histogram, at most
 _COARSE = 0.1  # that of the finest grid, above which a comparison says nothing
@@ -38,9 +47,7 @@ _CUT = 1e-3  # share of the density beside the walls of the domain, from which o
 _HEATED = 1.25  # by which T is raised where wells exchange too rarely for paths
 _SHORTER = 0.9  # a rise of T that leaves more of the steps than this is in vain: no barrier makes them many
 _BY_FAR = 2.0
-_TWICE = 2.0  # the grid's error is an estimate, and may be half of the true one
 _ROUNDING = 1e-10  # of sums over the cells, in standard deviations
-_REST = 0.5  # share of the step's bias that may be left once its leading term is taken off
 
 
 @dataclass(frozen=True)
@@ -51,57 +58,15 @@ class Effort:
     fewest: int = 256
     paths: int = 16384
     fine: float = 5e-3  # the grid's error of the density, above which it is refined
+    last_states: int = 2**19  # paths to one time
+    levels: int = 3  # of JKO's step
 
 
-FULL, QUICK = Effort(), Effort(3e7, 128, 1024, 0.03)
+FULL, QUICK = Effort(), Effort(3e7, 128, 1024, 0.03, 2**17, 2)
 
 
 class NotCompared(ValueError):
     """Why a landscape is not compared."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Two values of one quantity, and what may lie between them if both are right."""
-
-    quantity: str
-    pair: str
-    one: float
-    other: float
-    distance: float  # |one − other|, or the L1 distance of densities
-    error: float  # statistical, one standard deviation
-    floor: float  # of densities: the distance that sampling alone gives
-    bias: float  # of the step: what the extrapolation may have left
-    grid: float  # of the grid: an estimate from cells twice as wide
-
-    def limit(self, deviations: float) -> float:
-        """The largest distance that is agreement."""
-        sampling = 4.0 * self.error if self.is_density else deviations * self.error
-        return self.floor + sampling + _REST * self.bias + _TWICE * self.grid
-
-    @property
-    def is_density(self) -> bool:
-        return self.quantity == "density"
-
-    @property
-    def is_sampled(self) -> bool:
-        return "paths" in self.pair
-
-
-def deviations(gaps: list[Gap]) -> float:
-    """Standard errors that a mean or variance may be off, so that chance exceeds them in 0.5 % of such tables.
-
-    Student's law of 31 degrees of freedom, the level shared by all (Bonferroni).
-    """
-    count = max(sum(gap.is_sampled and not gap.is_density for gap in gaps), 1)
-    return float(stats.t.ppf(1 - MOMENT_ALARM / (2 * count), BLOCKS - 1))
-
-
-def false_alarm(gaps: list[Gap]) -> float:
-    """Bound on the probability that chance alone makes something in the table disagree."""
-    sampled = [gap for gap in gaps if gap.is_sampled]
-    densities = sum(gap.is_density for gap in sampled)
-    return DISTANCE_ALARM * densities + MOMENT_ALARM * (densities < len(sampled))
 
 
 # One landscape -----------------------------------------------------------------------------------------------
@@ -115,17 +80,29 @@ def compare(
     threads: int | None = None,
     progress: Progress | None = None,
     heated: float = 1.0,
+    roads: Sequence[str] = (),
 ) -> xr.Dataset:
     """The gaps of one landscape as a Dataset over `row`; what was done, in `attrs`.
 
-    `heated` runs the paths at another temperature than the density is solved at: the check must then fail.
+    `roads`, names of `_crosscheck_roads.names()`, are compared with the density solved in time. `heated` runs them, and
+    the paths to the steady state, at another temperature than the density is solved at: the check must then fail.
     Raises `NotCompared` with the reason where there is nothing to compare.
     """
     plan = Plan.of(name, effort)
-    measured = plan.paths(seed, threads, progress, heated)
+
+    def part(first: int, last: int) -> Progress | None:  # of the whole, in hundredths
+        return None if progress is None else lambda done, of: progress(first * of + (last - first) * done, 100 * of)
+
+    measured = plan.paths(seed, threads, part(0, 60 if roads else 100), heated)
     gaps = _densities(plan, measured) + _moments(plan, measured)
+    more: dict[str, Any] = {}
+    if roads:
+        question = Question.of(plan, effort.last_states, effort.levels, seed, threads, heated)
+        found, left = _crosscheck_roads.gaps(question, roads, part(60, 100))
+        gaps += found
+        more = {"time": question.time, "moved": question.moved, "not_taken": json.dumps(left)}
     columns = {k: ("row", np.array([getattr(g, k) for g in gaps])) for k in Gap.__dataclass_fields__}
-    return xr.Dataset(columns, attrs=plan.settings | {"scheme": measured.attrs["scheme"]})
+    return xr.Dataset(columns, attrs=plan.settings | {"scheme": measured.attrs["scheme"], **more})
 
 
 def gaps_of(result: xr.Dataset) -> list[Gap]:
@@ -272,7 +249,21 @@ def _run_of(per_relaxation: float, effort: Effort, cost: float) -> tuple[int, in
 
 # What lies between -------------------------------------------------------------------------------------------
 
-SOLVED_SAMPLED, SOLVED_EXACT, SAMPLED_EXACT = "solved – paths", "solved – exact", "paths – exact"
+_STEADY = "steady: "  # other pairs are of the density at a time
+SOLVED_SAMPLED, SOLVED_EXACT, SAMPLED_EXACT = (
+    _STEADY + p for p in ("solved – paths", "solved – exact", "paths – exact")
+)
+
+
+def _about(plan: Plan, pair: str) -> dict[str, Any]:
+    known = plan.process.equilibrium_potential is not None
+    parts = {
+        "solved": (DERIVATIVES, GENERATOR, *([CLOSED_FORM] if known else [])),
+        "paths": (DERIVATIVES, PHILOX, choose(plan.process, "auto", "float64")[0].name),
+        "exact": (CLOSED_FORM, "quadrature"),
+    }
+    one, other = pair.removeprefix(_STEADY).split(" – ")
+    return made_of(parts[one], parts[other])
 
 
 def _on_histogram(density: xr.DataArray, plan: Plan, factor: int) -> xr.DataArray:
@@ -301,20 +292,19 @@ def _densities(plan: Plan, measured: xr.Dataset) -> list[Gap]:
     bias, noise = parts["density_bias"], parts["density_bias_error"]
     # The leading term of the step's bias is taken off. Its noise goes with that of the density: σ becomes σ + noise.
     more = (noise * (noise + 2 * parts["density_error"])) ** 0.5
-    rest = float(abs(bias).sum() - math.sqrt(2 / math.pi) * noise.sum()) * volume
+    rest = left_of(float(abs(bias).sum()) * volume, float(noise.sum()) * volume)
     gaps = []
 
     def sampled(pair: str, reference: xr.DataArray, grid: float) -> None:
         found = distances.l1_distance(blocks - bias, reference, more)
-        gaps.append(
-            Gap("density", pair, 0.0, 0.0, found.distance, found.error, found.floor, max(rest, 0.0), grid)
-        )  # fmt: skip
+        facts = (found.distance, found.error, found.floor, rest, grid)
+        gaps.append(Gap("density", pair, 0.0, 0.0, *facts, **_about(plan, pair)))
 
     sampled(SOLVED_SAMPLED, solved, grid)
     if known is not None:
         reference = _on_histogram(known["density"], plan, plan.factor)
         gap = float(abs(solved - reference).sum()) * volume
-        gaps.append(Gap("density", SOLVED_EXACT, 0.0, 0.0, gap, 0.0, 0.0, 0.0, grid))
+        gaps.append(Gap("density", SOLVED_EXACT, 0.0, 0.0, gap, 0.0, 0.0, 0.0, grid, **_about(plan, SOLVED_EXACT)))
         sampled(SAMPLED_EXACT, reference, 0.0)
     return gaps
 
@@ -336,11 +326,16 @@ def _moments(plan: Plan, measured: xr.Dataset) -> list[Gap]:
 
         found, bias = of(name) - of(f"{name}_bias"), abs(of(f"{name}_bias"))
         error = of(f"{name}_error") + of(f"{name}_bias_error")  # as if the two went together
-        gaps.append(Gap(quantity, SOLVED_SAMPLED, value, found, abs(value - found), error, 0.0, bias, grid))
+
+        def gap(pair: str, one: float, two: float, error: float, bias: float, grid: float) -> None:
+            about = _about(plan, pair)
+            gaps.append(Gap(quantity, pair, one, two, abs(one - two), error, 0.0, bias, grid, **about))
+
+        gap(SOLVED_SAMPLED, value, found, error, bias, grid)
         if known is not None:
             truth = float(known[name].values[at])
-            gaps.append(Gap(quantity, SOLVED_EXACT, value, truth, abs(value - truth), 0.0, 0.0, 0.0, grid))
-            gaps.append(Gap(quantity, SAMPLED_EXACT, found, truth, abs(found - truth), error, 0.0, bias, 0.0))
+            gap(SOLVED_EXACT, value, truth, 0.0, 0.0, grid)
+            gap(SAMPLED_EXACT, found, truth, error, bias, 0.0)
 
     if "mean" in fine:
         for i, v in enumerate(plan.process.variables):

@@ -1,5 +1,6 @@
-"""`sde-sgd crosscheck`: solved, sampled and exact densities agree within their errors; a wrong one does not."""
+"""`sde-sgd crosscheck`: densities by all roads agree within their errors; a wrong one does not."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 
 from sde_sgd import _crosscheck as check
+from sde_sgd import _crosscheck_gap as gap
 from sde_sgd import _crosscheck_report as told
+from sde_sgd import _crosscheck_roads as roads
 from sde_sgd import cli, landscapes
 from sde_sgd.report import number
 from sde_sgd.results import load
 
-GAP = check.Gap("mean x", check.SOLVED_SAMPLED, 1.0, 1.1, 0.1, error=0.02, floor=0.0, bias=0.0, grid=0.0)
+GAP = gap.Gap("mean x", check.SOLVED_SAMPLED, 1.0, 1.1, 0.1, error=0.02, floor=0.0, bias=0.0, grid=0.0)
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def test_paths_at_another_temperature_disagree():
 def test_what_may_lie_between_is_the_sum_of_the_errors():
     assert GAP.limit(4.0) == pytest.approx(0.08)
     assert replace(GAP, bias=0.02, grid=0.03).limit(4.0) == pytest.approx(0.08 + 0.01 + 0.06)
+    assert replace(GAP, stated=0.3).limit(4.0) == pytest.approx(0.08 + 0.3)
     density = replace(GAP, quantity="density", floor=0.01)
     assert density.limit(5.0) == density.limit(3.0) == pytest.approx(0.01 + 4 * 0.02)
 
@@ -56,13 +60,13 @@ def test_what_may_lie_between_is_the_sum_of_the_errors():
 def test_the_false_alarm_rate_is_that_of_the_table():
     """Student's law by simulation: of 20,000 tables of 10 correct numbers, 0.5 % have one beyond the deviations."""
     table = [GAP] * 10
-    wide = check.deviations(table)
-    blocks = np.random.default_rng(1).normal(size=(20_000, 10, check.BLOCKS)).astype(np.float32)
-    off = abs(blocks.mean(-1)) > wide * blocks.std(-1, ddof=1) / check.BLOCKS**0.5
+    wide = gap.deviations(table)
+    blocks = np.random.default_rng(1).normal(size=(20_000, 10, gap.BLOCKS)).astype(np.float32)
+    off = abs(blocks.mean(-1)) > wide * blocks.std(-1, ddof=1) / gap.BLOCKS**0.5
     assert 0.003 < off.any(axis=1).mean() < 0.007  # six standard errors are 0.003
-    assert check.false_alarm(table) == check.MOMENT_ALARM
-    mixed = [*table, replace(GAP, quantity="density"), replace(GAP, quantity="density", pair=check.SOLVED_EXACT)]
-    assert check.false_alarm(mixed) == check.MOMENT_ALARM + check.DISTANCE_ALARM
+    assert gap.false_alarm(table) == gap.MOMENT_ALARM
+    mixed = [*table, replace(GAP, quantity="density"), replace(GAP, quantity="density", error=0.0)]
+    assert gap.false_alarm(mixed) == gap.MOMENT_ALARM + gap.DISTANCE_ALARM
 
 
 @pytest.mark.parametrize(
@@ -88,12 +92,13 @@ def test_paths_that_no_heat_makes_shorter_are_refused(monkeypatch):
 
 
 def test_the_command_tells_all_and_resumes_by_landscape(call, tmp_path):
-    arguments = ("ring", "saddle", "--quick", "--root", tmp_path)
+    arguments = ("ring", "saddle", "--quick", "--root", tmp_path, "--road", "paths", "--road", "SVAG")
     code, out, err = call(*arguments)
     assert code == 0 and "ring: done" in err and "saddle: done" in err
-    (line,) = [line for line in out.splitlines() if line.startswith("ring")]
-    assert line.endswith("yes") and "≤" in line
-    assert "nothing else confines it" in out and "in at most 0.54 % of such tables" in out
+    lines = [line for line in out.splitlines() if line.startswith("ring")]
+    assert len(lines) == 2 and all(line.endswith("yes") and "≤" in line for line in lines)
+    assert "nothing else confines it" in out and "in at most 0.56 % of such tables" in out
+    assert any(line.startswith("steady: paths – exact") and "nothing" in line for line in out.splitlines())
     (folder,) = tmp_path.iterdir()
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "angular velocity" in report and "nothing else confines it" in report
@@ -101,7 +106,7 @@ def test_the_command_tells_all_and_resumes_by_landscape(call, tmp_path):
     code, out, err = call(*arguments, "--json", "-q")
     found = json.loads(out)
     assert code == 0 and err == "" and found["agree"] and list(found["not_compared"]) == ["saddle"]
-    assert len(found["comparisons"]) == 6 and found["runs"]["ring"]["paths"] >= 4 * check.BLOCKS
+    assert len(found["comparisons"]) == 7 and found["runs"]["ring"]["paths"] >= 4 * gap.BLOCKS
     assert all(row["distance"] <= row["allowed"] for row in found["comparisons"])
 
     (folder / "result.nc").unlink()
@@ -114,7 +119,7 @@ def test_the_command_tells_all_and_resumes_by_landscape(call, tmp_path):
 def test_a_disagreement_is_exit_code_1_and_named(call, tmp_path, monkeypatch):
     honest = check.compare
     monkeypatch.setattr(check, "compare", lambda name, effort, **options: honest(name, effort, heated=1.2, **options))
-    code, out, _ = call("pearson", "--quick", "--root", tmp_path, "-q")
+    code, out, _ = call("pearson", "--quick", "--root", tmp_path, "-q", "--road", "none")
     (line,) = [line for line in out.splitlines() if line.startswith("pearson")]
     assert code == 1 and "no: " in line and "variance x (solved – paths)" in line
 
@@ -123,19 +128,101 @@ def test_a_name_that_is_none_is_one_line(call, tmp_path):
     code, out, err = call("rng", "--root", tmp_path)
     assert code == 2 and out == "" and err.count("\n") == 1 and "did you mean 'ring'" in err
     assert not list(tmp_path.iterdir())
+    code, _, err = call("ring", "--road", "JK", "--root", tmp_path)
+    assert code == 2 and "did you mean 'JKO'" in err
+    code, _, err = call("ring", "--road", "none", "--road", "JKO", "--root", tmp_path)
+    assert code == 2 and "name it alone" in err
+
+
+# On the way -----------------------------------------------------------------------------------------------
+
+
+plan_of = functools.cache(check.Plan.of)
+
+
+def on_the_way(name, heated=1.0, taken=("JKO", "paths", "SVAG", "SGD"), effort=check.QUICK):
+    """Rows {(road, quantity): agrees or not} of one landscape at a time, the rows, and what was left out."""
+    plan = plan_of(name, effort)
+    question = roads.Question.of(plan, effort.last_states, effort.levels, 0, 1, heated)
+    assert question.moved > 0.05  # there is something to tell
+    found, left = roads.gaps(question, taken)
+    wide = gap.deviations(found)
+    return {(g.pair.removeprefix("solved – "), g.quantity): g.distance <= g.limit(wide) for g in found}, found, left
+
+
+@pytest.mark.parametrize(
+    "name", ["pearson", "ring", *(pytest.param(n, marks=pytest.mark.evidence) for n in ("example_19", "quadratic"))]
+)
+def test_roads_agree_on_the_way(name):
+    verdicts, found, left = on_the_way(name)
+    assert all(verdicts.values()), [g for g in found if not verdicts[g.pair.removeprefix("solved – "), g.quantity]]
+    assert {road for road, _ in verdicts} | set(left) == {"JKO", "paths", "SVAG", "SGD"}
+    assert set(left) <= {"SVAG", "SGD"} and (name == "pearson") == (not left)
+
+
+def test_every_road_at_another_temperature_disagrees():
+    verdicts, _, _ = on_the_way("pearson", heated=1.3)
+    assert not any(verdicts[road, "density"] for road in ("JKO", "paths", "SVAG"))
+    assert not verdicts["JKO", "variance x"] and not verdicts["paths", "variance x"]
+
+
+def test_shared_parts_are_named():
+    assert gap.made_of(("a", "b"), ("b", "c")) == {"shares": "b", "parts": "b, c"}
+    assert gap.made_of(("a",), ("c",))["shares"] == "nothing"
+    known = {"potential_from": "closed form", "remainder": "zero or left out", "method": "monge_ampere"}
+    assert roads._parts(known) == (gap.CLOSED_FORM, "JKO, monge_ampere")  # no derivative, no generator
+    solved = roads._parts(known | {"potential_from": "FokkerPlanck", "remainder": "split"})
+    assert gap.GENERATOR in solved and gap.DERIVATIVES in solved and gap.CLOSED_FORM not in solved
+    assert gap.GENERATOR in roads._parts(known | {"method": "entropic"})
+
+
+def test_extrapolation_removes_the_powers_it_knows():
+    limit, before = roads._romberg([1 + tau - 3 * tau**2 for tau in (0.4, 0.2, 0.1)])
+    assert limit == pytest.approx(1.0, abs=1e-12) and abs(before - 1) == pytest.approx(0.06, abs=1e-12)
+    assert roads._romberg([1.4, 1.2]) == (pytest.approx(1.0), 1.2)
+
+
+def test_a_road_from_elsewhere_is_taken_or_said_to_be_missing(monkeypatch):
+    class Point:
+        def __init__(self, name, load):
+            self.name, self.load = name, load
+
+    def absent():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    points = [Point("one", lambda: lambda question: [GAP]), Point("two", absent)]
+    monkeypatch.setattr(roads, "entry_points", lambda group: points)
+    assert roads.names() == ["JKO", "paths", "SVAG", "SGD", "one", "two"]
+    assert roads.gaps(None, ["one", "two"]) == ([GAP], {"two": "torch is not installed"})
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("name", ["pearson", "double_well"])
+def test_torchsde_agrees_and_at_another_temperature_does_not(name):
+    pytest.importorskip("torchsde")
+    effort = replace(check.QUICK, last_states=2**19)
+    verdicts, _, _ = on_the_way(name, taken=("torchsde",), effort=effort)
+    assert len(verdicts) > 2 and all(verdicts.values())
+    hot, _, _ = on_the_way(name, heated=1.3, taken=("torchsde",), effort=effort)
+    assert not all(hot.values())
 
 
 @pytest.mark.evidence(table="crosscheck")
 def test_every_landscape_with_a_steady_state(table):
-    results = {name: told.measured(name) for name in landscapes.catalogue()}
+    results = {name: told.measured(name, roads=roads.names()) for name in landscapes.catalogue()}
     assert {name for name, _ in told.refused(results)} == {"saddle", "scale_invariant", "neuron_two_inputs"}
     rows, _, _ = told.judged(results)
+    columns, shared = (*told.COLUMNS, *told.ERRORS), told.sharing(results)
     table(
-        "Steady states: solved, sampled, exact",
-        (*told.COLUMNS, *told.ERRORS),
+        "One density, all roads",
+        columns,
         [[number(cell) for cell in row] for row in told.details(results)],
         told.note(results)
-        + " Not compared: "
+        + " What roads share: "
+        + "; ".join(f"{pair}: {shares} (the second is {parts}; {where})" for pair, shares, parts, where in shared)
+        + ". Not taken: "
+        + ("; ".join(f"{road} for {name}, because {reason}" for name, road, reason in told.left_out(results)) or "none")
+        + ". Not compared: "
         + "; ".join(f"{name}, because {reason}" for name, reason in told.refused(results))
         + ".",
     )

@@ -14,6 +14,7 @@ from sde_sgd.results import Run, provenance
 from sde_sgd.study import TABLE_COLUMNS, Study, table_rows
 
 from ._common import common_grid, counted, distance_of, measured, name_of
+from ._excerpt import excerpt
 from ._measurement import langevin, picture, recursion
 from ._prediction import solve, split, tell, the_loss
 
@@ -37,6 +38,7 @@ CONFIG = {
     "torchsde_paths": 4096,
     "torchsde_updates": 2000,
     "replay_updates": 10_000,
+    "crosscheck": ["double_well", "example_19", "ring", "pearson"],
 }
 
 
@@ -48,6 +50,7 @@ def perform(run: Run, console: Console, chapters: Sequence[Callable[[Study], Non
     for chapter in chapters:
         chapter(study)
     picture(study)
+    excerpt(study)
     report.lead = lead(study)
     comparison = study.comparison()
     claims = [r for r in study.roads if r.agrees is not None]
