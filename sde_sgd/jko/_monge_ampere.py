@@ -38,7 +38,9 @@ _TAIL = 1e-4  # that this mean must reach, unless it takes more than
 _LONG = 8  # iterations
 _CLOSE = 0.3  # of a cell from the wall, where S of the next corner folds the cell
 _FALL = 2.0  # of log ρ₀, per square of the cells beyond a wall at which there is mass
-_LEAST_AREA = 1e-3  # of a moved cell over that of the cell; below, the logarithm goes on as a straight line
+_LEAST_AREA = 1e-3  # of a moved cell over that of the cell; below, the logarithm goes on as a straight line,
+_LEAST_IN_TAILS = 0.1  # lest a tail that folds blow up and spoil the rest
+_TAIL_MASS = 1e-12  # of a cell in a tail, of the whole
 _NEGLIGIBLE = 1e-6  # of the largest density: walls at which there is less are not there
 _SLOPE = 3e-6  # of a cell side, in differences of D
 _STAGES = 2  # Runge-Kutta steps of a geodesic
@@ -237,15 +239,17 @@ class MongeAmpere:
         at = centre[..., 0], centre[..., 1]
         log_density = (u - problem.potential) / problem.temperature
         value, slope = problem.before(*at)
-        least = np.maximum(area, _LEAST_AREA)
-        wanted = value + np.log(least) + (area - least) / _LEAST_AREA
-        return _Trial(u, p, log_density, wanted - log_density, rising, falling, sign, area, slope)
+        mass = np.exp(log_density - log_density.max())
+        least = np.where(mass < _TAIL_MASS * mass.sum(), _LEAST_IN_TAILS, _LEAST_AREA)
+        held = np.maximum(area, least)
+        wanted = value + np.log(held) + (area - held) / least
+        return _Trial(u, p, log_density, wanted - log_density, rising, falling, sign, area, held, slope)
 
     def _newton(self, now: "_Trial", temperature: float, tau: float) -> Callable[[np.ndarray], np.ndarray]:
         """The gap of log ρ ↦ δu that closes it to first order, where a geodesic's end moves by τDδp."""
         turn = tau * self._d / self._spacing[:, None]
         moved = np.zeros((2, 4, now.gap.size))
-        half = 0.5 * now.sign / np.maximum(now.area, _LEAST_AREA)
+        half = 0.5 * now.sign / now.held
         for i, sign in ((0, 1.0), (1, -1.0)):
             # of a corner's motion along i: the slope of log ρ₀ at the mean of the corners, and the area
             middle = 0.25 * now.slope[..., i]
@@ -312,6 +316,7 @@ class _Trial:
     falling: np.ndarray
     sign: np.ndarray  # −1 where the cell is turned over in both directions
     area: np.ndarray  # negative where the cell is turned over
+    held: np.ndarray  # the area, or the least
     slope: np.ndarray  # of log ρ₀ there, per cell
 
     @cached_property

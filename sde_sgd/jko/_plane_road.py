@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from sde_sgd.errors import NotConverged
 from sde_sgd.grid import Grid
 
 from ._monge_ampere import MongeAmpere
 from ._road import Record
+
+_DEFECT = 0.1  # of the log of mass, before it is set right: usually 1e-5 to 1e-3
 
 
 class Plane:
@@ -30,6 +33,11 @@ class Plane:
         found = self._solver.step(state, self._potential, self._temperature, tau, self._tolerance)
         top = found.log_density.max()
         mass = math.log(np.exp(found.log_density - top).sum() * self._grid.cell_volume) + top
+        if not abs(mass) <= _DEFECT:
+            raise NotConverged(
+                f"the step of tau = {tau:g} found a density of mass e^{mass:.3g} times its start: the cells do not "
+                "resolve it, or it comes to walls; take a smaller tau, a finer grid, or a wider box"
+            )
         return found.log_density - mass, Record(
             found.squared_distance, found.residual, found.iterations, {"mass_defect": math.expm1(mass)}
         )

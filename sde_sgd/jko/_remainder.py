@@ -36,9 +36,6 @@ class Remainder:
             self._cells = np.concatenate([self._cells, np.zeros_like(self._cells)], axis=-1)
         self._speed = self._strip(np.sqrt((j**2).sum(-1)))
         self._pads = [(_WRAP, _WRAP) if wraps else (0, 0) for wraps in grid.periodic] + [(0, 0)] * (2 - grid.dim)
-        wraps = np.array([pad > 0 for pad, _ in self._pads])
-        self._low = np.where(wraps, -np.inf, 0.0)
-        self._high = np.where(wraps, np.inf, np.array(self._cells.shape[:2]) - 1.0)
         self._known: tuple[tuple[float, float], np.ndarray] | None = None
 
     def advance(self, log_density: np.ndarray, tau: float) -> tuple[np.ndarray, float]:
@@ -51,8 +48,7 @@ class Remainder:
         if self._known is None or self._known[0] != key:
             self._known = key, self._backward(*key)
         ratio = self._between(self._strip(log_density - self._steady))
-        # from outside comes what is at the wall: a slope continued again and again would grow there
-        carried = ratio(np.clip(self._known[1], self._low, self._high))[0]
+        carried = ratio(self._known[1])[0]
         moved = self._steady + (carried if self._grid.dim == 2 else carried[:, 0])
         top = moved.max()
         mass = math.log(np.exp(moved - top).sum() * self._grid.cell_volume) + top
@@ -87,8 +83,11 @@ class Remainder:
         places = np.meshgrid(*(np.arange(float(n)) for n in cells.shape[:2]), indexing="ij")
         x, dt = np.stack(places, axis=-1), -tau / steps
 
+        free = np.array([pad > 0 for pad, _ in self._pads])
+        last = np.where(free, np.inf, np.array(cells.shape[:2]) - 1.0)
+
         def velocity(x: np.ndarray) -> np.ndarray:
-            x = np.clip(x, self._low, self._high)
+            x = np.clip(x, np.where(free, -np.inf, 0.0), last)
             return np.stack([spline(x)[0] for spline in splines], axis=-1)
 
         for _ in range(steps):
