@@ -184,6 +184,8 @@ class Shot:
 def segments_for(v: Field, x: np.ndarray, period: float, sign: float) -> np.ndarray:
     """Points of the orbit at equal times, as many as keep what a segment multiplies small: (m, d), 8 ≤ m ≤ 64."""
     points = spread(v.value, x[None], np.array([sign * period]), 64, FINE)[0]
+    if not np.isfinite(points).all():
+        raise NotConverged(f"the orbit through {tuple(x.tolist())} runs away within {period:.6g}; start closer to it")
     growth = period * np.linalg.norm(v.jacobian(points), 2, axis=(-1, -2)).max()
     m = next((m for m in (8, 16, 32) if growth / m <= 4), 64)
     points = points[:: 64 // m]

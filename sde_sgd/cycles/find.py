@@ -214,14 +214,14 @@ class _Search:
 
     def _refined(self, orbit: Closed, points: int, family: int | None = None) -> Cycle | None:
         period = float(orbit.period[0])
-        nodes = segments_for(self.unit, orbit.x[0], period, float(orbit.sign[0]))
-        if family is not None and self.v.sampled:
-            shot = one_turn(self.unit, nodes, period)  # Newton would follow the spiral down to its end
-        else:
-            try:
+        try:
+            nodes = segments_for(self.unit, orbit.x[0], period, float(orbit.sign[0]))
+            if family is not None and self.v.sampled:
+                shot = one_turn(self.unit, nodes, period)  # Newton would follow the spiral down to its end
+            else:
                 shot = multiple_shooting(self.unit, nodes, period, tolerance=SETTLED)
-            except NotConverged:
-                return None
+        except NotConverged:
+            return None
         if np.linalg.norm(np.ptp(shot.nodes, axis=0)) < 0.2 * orbit.extent[0]:
             return None
         return make_cycle(self.v, self.unit, shot, points, family)

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.linalg
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from sde_sgd import _checks
 from sde_sgd.grid import Grid
@@ -65,7 +66,8 @@ def start(attractor: np.ndarray, drift: Callable, diffusion: Callable, grid: Gri
         at = attractor if kind == "point" else attractor[outside.any(-1)][0]
         raise ValueError(f"attractor at {tuple(at.tolist())} is outside the grid, {grid.lower} to {grid.upper}")
     near = _near_point if kind == "point" else _near_cycle
-    found = near(attractor, drift, diffusion, grid, grid.centers().reshape(-1, grid.dim), period)
+    with threadpool_limits(1, user_api="blas"):  # thousands of products of d × d matrices
+        found = near(attractor, drift, diffusion, grid, grid.centers().reshape(-1, grid.dim), period)
     index = np.unravel_index(np.flatnonzero(found.inside), grid.shape)
     walls = [a for a, wraps in enumerate(grid.periodic) if not wraps]
     if not found.inside.any() or any(index[a].min() == 0 or index[a].max() == grid.shape[a] - 1 for a in walls):
