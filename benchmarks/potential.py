@@ -40,7 +40,7 @@ largest V; seconds of the whole call. *Two wells glued*: `sheared_double_well`, 
 
 {table(["", "cells", *kinds], grids.quasipotentials(quick))}
 
-On the cycle the linear one is ahead by luck: its error and that of the midpoint rule have opposite signs there.
+On the cycle the linear one is ahead; why was not found out.
 
 {grids.authors()}
 ## One barrier
