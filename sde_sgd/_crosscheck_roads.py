@@ -283,7 +283,7 @@ def jko(question: Question) -> list[Gap]:
         try:
             runs = {grid: _flows(question, grid, counts) for grid in (coarse, fine)}  # the cheaper first
             break
-        except (NotConverged, RuntimeError) as fault:  # the latter is how SuperLU says that a matrix is singular
+        except NotConverged as fault:
             found = str(fault)
         except ValueError as fault:
             raise NotTaken(str(fault)) from fault

@@ -21,7 +21,7 @@ from ._road import Record, Road
 from ._tails import continued
 
 METHODS = ("auto", "quantile", "monge_ampere", "entropic")
-_REPORTS = {"quantile": (), "monge_ampere": ("mass_defect",), "entropic": ("regularisation_error",)}
+_REPORTS = {"quantile": (), "monge_ampere": ("mass_defect",), "entropic": ("regularisation", "regularisation_error")}
 _LEAST = 1e-300  # of the largest density, that a cell holds at the start where the logarithm of ρ is needed
 _MASS = 1e-6  # of a start: by how much it may differ from 1 before it is set right
 _MOST_STEPS = 10**8
@@ -183,7 +183,8 @@ class JKO:
         ----------
         density : one value ≥ 0 per cell, of mass 1. Cells with less than 1e-300 of the largest are given that, except
             in a porous medium; with "monge_ampere" the logarithm goes on falling there, and cells must resolve it: take
-            a start with jumps or ends through a short FokkerPlanck.evolve first.
+            a start with jumps or ends through a short FokkerPlanck.evolve first, or use "entropic" where a step still
+            raises NotConverged.
         tau : > 0. steps : at least 1.
         file : a netCDF file to which each step is written as it is made. A flow that was stopped goes on from its last
             step, with the same bits; a complete file is returned as it is.
