@@ -40,9 +40,9 @@ from .process import Process
 if TYPE_CHECKING:
     from ._crosscheck import Plan
 
-_BROADER = 0.7  # power of the steady density that the start is, and
+_BROADER = 0.3  # of log ρ_ss that the start's is higher by, where there is mass, and
+_MOST_BROADENED = 2.0  # nats by which it is so in the tails: the start is nowhere another order of magnitude, and
 _TILT = 0.5  # nats by which it leans to one side of the first variable
-_DEEPEST = 600.0  # nats below its maximum that the start goes: a density has no more
 _TIME = 20  # of `simulate`'s own steps, each a twentieth of the fastest relaxation
 _SOLVER = 1e-5  # L1, of the Fokker–Planck solution in time
 _RESIDUAL = 1e-5  # of a step of JKO
@@ -96,9 +96,9 @@ class Question:
             lean = np.cos(2 * np.pi * (x - self.fp.grid.lower[0]) / (self.fp.grid.upper[0] - self.fp.grid.lower[0]))
         else:
             lean = np.tanh((x - mean) / math.sqrt(float((weight * (x - mean) ** 2).sum() / weight.sum())))
-        log = _BROADER * (steady.values - steady.values.max()) + _TILT * lean
-        log = -_DEEPEST * np.tanh((log.max() - log) / _DEEPEST)
-        density = steady.copy(data=np.exp(log)).drop_attrs()
+        below = steady.values.max() - steady.values
+        log = _MOST_BROADENED * np.tanh(_BROADER * below / _MOST_BROADENED) + _TILT * lean - below
+        density = steady.copy(data=np.exp(log - log.max())).drop_attrs()
         return density / (float(density.sum()) * self.fp.grid.cell_volume)
 
     def start_on(self, grid: Grid) -> xr.DataArray:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 import sde_sgd as sde
-
-from .claim import Claim, Measurement
+from sde_sgd.theory.claim import Claim, Level, Measurement, exact
 
 _POINT = np.array([0.4, -0.2])
 _BATCH = 2
@@ -30,22 +29,26 @@ def _ratio(batches: Iterable[tuple[int, ...]]) -> float:
     return float(scaled.mean()) if np.ptp(scaled) < 1e-10 else float("nan")
 
 
-def _with_replacement() -> Measurement:
+def _with_replacement(level: Level) -> list[Measurement]:
+    """Every batch of two of five irises, drawn with replacement, is enumerated."""
     ratio = _ratio(itertools.product(range(5), repeat=_BATCH))
-    return Measurement("b Cov / D over the 25 ordered draws with replacement", ratio, 1.0, 1e-12)
+    return [exact("b Cov / D over the 25 ordered draws with replacement", ratio, 1.0, 1e-12)]
 
 
-def _without_replacement() -> Measurement:
+def _subsets(level: Level) -> list[Measurement]:
+    """The same without replacement."""
     ratio = _ratio(itertools.combinations(range(5), _BATCH))
-    return Measurement("b Cov / D over the 10 subsets, (N − b)/(N − 1) = 0.75", ratio, 1.0, 1e-12)
+    return [exact("b Cov / D over the 10 subsets, where it is (N − b)/(N − 1) = 0.75", ratio, 1.0, 1e-12)]
 
 
 BATCH_COVARIANCE = Claim(
     name="batch_covariance",
     statement="The mini-batch gradient has covariance D/b, D the population covariance of the per-sample gradients.",
+    formula=r"\operatorname{Cov}\left(\frac1b\sum_{k\in B}g_k\right)=\frac1b D",
     source="Chaudhari & Soatto (2018), Appendix A",
+    hypotheses=("the samples of a batch are drawn independently, with replacement",),
     as_stated="holds",
     holds="exactly so for draws with replacement; without replacement the factor is (N − b)/(N − 1)",
     check=_with_replacement,
-    twin=_without_replacement,
+    twin=_subsets,
 )

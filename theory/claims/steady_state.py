@@ -5,8 +5,7 @@ from functools import cache
 import numpy as np
 
 import sde_sgd as sde
-
-from .claim import Claim, Measurement
+from sde_sgd.theory.claim import Claim, Level, Measurement
 
 _CELLS = 200
 
@@ -37,20 +36,21 @@ def _potential_against_loss(diffusion: list, temperature: float = 0.2) -> float:
     return np.sqrt(_mean((gap - centre) ** 2, potential, temperature)) / temperature
 
 
-def _isotropic() -> Measurement:
+def _isotropic(level: Level) -> list[Measurement]:
     measured = _potential_against_loss([[2, 0], [0, 2]])
-    return Measurement("spread of Φ − f/c over ρ, in T, for D = 2I", measured, 0.0, 0.01)
+    return [Measurement("spread of Φ − f/c over ρ, in T, for D = 2I", measured, 0.0, 0.01, "discretisation")]
 
 
-def _anisotropic() -> Measurement:
+def _anisotropic(level: Level) -> list[Measurement]:
     measured = _potential_against_loss([[1, 0], [0, 2]])
-    return Measurement("spread of Φ − f over ρ, in T, for D = diag(1, 2)", measured, 0.0, 0.01)
+    return [Measurement("spread of Φ − f over ρ, in T, for D = diag(1, 2)", measured, 0.0, 0.01, "discretisation")]
 
 
 ISOTROPIC_NOISE = Claim(
     name="isotropic_noise",
     statement="If D = cI, the steady state is e^{−f/(cT)}: Φ = f/c.",
     source="Chaudhari & Soatto (2018), Lemma 6",
+    formula=r"D=cI\implies\Phi=f/c",
     as_stated="holds",
     holds="as stated; with D = diag(1, 2) the potential is no longer the loss",
     check=_isotropic,
@@ -66,22 +66,25 @@ def _example_19():
     return parts, potential, scale
 
 
-def _divergence_identity() -> Measurement:
+def _divergence_identity(level: Level) -> list[Measurement]:
     parts, potential, scale = _example_19()
     gap = np.abs(parts["divergence_j"].values - parts["j_dot_grad_potential"].values)  # T = 1
-    return Measurement("E|div j − j·∇Φ/T| / E|div j|", _mean(gap, potential, 1.0) / scale, 0.0, 0.02)
+    return [
+        Measurement("E|div j − j·∇Φ/T| / E|div j|", _mean(gap, potential, 1.0) / scale, 0.0, 0.02, "discretisation")
+    ]
 
 
-def _divergence_free() -> Measurement:
+def _divergence_free(level: Level) -> list[Measurement]:
     parts, potential, scale = _example_19()
     speed = _mean(np.linalg.norm(parts["remainder"].values, axis=-1), potential, 1.0)
-    return Measurement("E|div j| / E|j| of Example 19", scale / speed, 0.0, 0.02)
+    return [Measurement("E|div j| / E|j| of Example 19", scale / speed, 0.0, 0.02, "discretisation")]
 
 
 DIVERGENCE_FREE_REMAINDER = Claim(
     name="divergence_free_remainder",
     statement="The remainder j = −∇f + D∇Φ − T div D of the steady state is divergence-free (Assumption 4).",
     source="Chaudhari & Soatto (2018), Assumption 4 and Example 19",
+    formula=r"\nabla\cdot j=0",
     as_stated="needs_hypothesis",
     holds="div j = j·∇Φ/T always; div j = 0 is the extra hypothesis j ⟂ ∇Φ, which their own Example 19 breaks",
     check=_divergence_identity,
@@ -107,18 +110,25 @@ def _neuron_at_its_modes() -> tuple[float, float]:
     return float(np.linalg.norm(gradient, axis=-1).max()), float(np.linalg.norm(corrected, axis=-1).max())
 
 
-def _mode_equation() -> Measurement:
-    return Measurement("largest |∇f + T div(D + Q)| at a mode", _neuron_at_its_modes()[1], 0.0, 0.02)
+def _mode_equation(level: Level) -> list[Measurement]:
+    return [
+        Measurement("largest |∇f + T div(D + Q)| at a mode", _neuron_at_its_modes()[1], 0.0, 0.02, "discretisation")
+    ]
 
 
-def _critical_points() -> Measurement:
-    return Measurement("largest |∇f| at a mode of the neuron, T = 0.2", _neuron_at_its_modes()[0], 0.0, 0.02)
+def _critical_points(level: Level) -> list[Measurement]:
+    return [
+        Measurement(
+            "largest |∇f| at a mode of the neuron, T = 0.2", _neuron_at_its_modes()[0], 0.0, 0.02, "discretisation"
+        )
+    ]
 
 
 MODES_ARE_CRITICAL = Claim(
     name="modes_are_critical_points",
     statement="SGD is most likely found at critical points of the loss.",
     source="folklore, from Φ = f",
+    formula=r"\nabla f=0",
     as_stated="fails",
     holds="modes of the steady density solve ∇f + T div(D + Q) = 0",
     check=_mode_equation,
