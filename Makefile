@@ -62,5 +62,5 @@ build/typed: .venv/ready   ## the installed shape, in links, for mypy and editor
 	@touch $@
 
 clean:                     ## everything that was built or computed; sources stay
-	rm -rf .venv build dist runs docs/_build docs/gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist runs docs/_build docs/claims docs/gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find sde_sgd theory validation tests -name __pycache__ -prune -exec rm -rf {} +

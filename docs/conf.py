@@ -19,6 +19,7 @@ extensions = [
     "plain_docstrings",
     "public_names",
     "declared_facts",
+    "claim_pages",
 ]
 exclude_patterns = [
     "_build",
@@ -56,7 +57,7 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["sde_sgd.css"]
 _WIDE = "tutorial conventions landscapes schemes ensembles fokker_planck potential quasipotential low_temperature"
-_WIDE += " linear_theory from_samples estimates currents limit_cycles jko numerics"
+_WIDE += " linear_theory from_samples estimates currents limit_cycles jko theory numerics"
 html_sidebars = {page: [] for page in _WIDE.split()}  # pages of one level have nothing to list there
 html_copy_source = False
 html_theme_options = {

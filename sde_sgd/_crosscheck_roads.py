@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.special
 import xarray as xr
 
 from . import distances
@@ -86,8 +87,8 @@ class Question:
         return cls(process, plan.fp, plan.rough, plan.histogram, time, step, paths, levels, seed, threads)
 
     @cached_property
-    def start(self) -> xr.DataArray:
-        """The steady density, broader, leaning, and on the finest grid."""
+    def log_start(self) -> xr.DataArray:
+        """Logarithm of the start: the steady density, broader, leaning, and on the finest grid."""
         steady = self.fp.log_steady_state()
         x = self.fp.grid.centers()[..., 0]
         weight = np.exp(steady.values - steady.values.max())
@@ -98,12 +99,24 @@ class Question:
             lean = np.tanh((x - mean) / math.sqrt(float((weight * (x - mean) ** 2).sum() / weight.sum())))
         below = steady.values.max() - steady.values
         log = _MOST_BROADENED * np.tanh(_BROADER * below / _MOST_BROADENED) + _TILT * lean - below
-        density = steady.copy(data=np.exp(log - log.max())).drop_attrs()
-        return density / (float(density.sum()) * self.fp.grid.cell_volume)
+        log -= scipy.special.logsumexp(log) + math.log(self.fp.grid.cell_volume)
+        return steady.copy(data=log).drop_attrs()
+
+    @property
+    def start(self) -> xr.DataArray:
+        """The start on the finest grid; 0 where float64 holds no more."""
+        return np.exp(self.log_start)
 
     def start_on(self, grid: Grid) -> xr.DataArray:
         """The start's averages over the cells of a coarser grid."""
         return _on(self.start, grid)
+
+    def log_start_on(self, grid: Grid) -> np.ndarray:
+        """Logarithms of those averages, in tails too where they are 0 in float64."""
+        factor = self.log_start.shape[0] // grid.shape[0]
+        parts = self.log_start.values.reshape([n for cells in grid.shape for n in (cells, factor)])
+        within = tuple(range(1, 2 * grid.dim, 2))
+        return scipy.special.logsumexp(parts, within) - grid.dim * math.log(factor)
 
     def starts(self, stream: int, paths: int) -> np.ndarray:
         """Points (paths, d) drawn from the start, whose density is constant in each cell."""
@@ -295,9 +308,13 @@ def jko(question: Question) -> list[Gap]:
 def _flows(question: Question, grid: Grid, counts: Sequence[int]) -> list[xr.DataArray]:
     """ρ(time) in each number of steps."""
     descent = JKO(question.process, grid, tolerance=_RESIDUAL)
-    start = question.start_on(grid)
-    ends = [descent.flow(start, question.time / n, n).isel(time=-1, drop=True) for n in counts]
-    return [end.assign_attrs(descent.attrs) for end in ends]
+    start, ends = question.log_start_on(grid), []
+    for n in counts:
+        state = descent._road.start(start)  # `flow` takes densities, whose tails end where float64 does
+        for _ in range(n):
+            state, log_density, _ = descent._advance(state, question.time / n)
+        ends.append(xr.DataArray(np.exp(log_density), question.start_on(grid).coords, attrs=descent.attrs))
+    return ends
 
 
 def _parts(attrs: dict[str, Any]) -> tuple[str, ...]:

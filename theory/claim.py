@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ROUNDING = 1e-9  # of a solver, relative
 _ERRORS = 4.5  # standard errors that a sampled number may be off
 
 
@@ -67,15 +68,16 @@ class Measurement:
 
 
 def exact(what: str, measured: float, expected: float, tolerance: float = 1e-10) -> Measurement:
-    """Enumerated or in closed form: `tolerance` is rounding, relative to the expected number, or absolute if that is 0."""
+    """Enumerated or in closed form: `tolerance` is rounding, relative to the expected value, absolute if that is 0."""
     return Measurement(what, float(measured), float(expected), tolerance * (abs(expected) or 1.0), "rounding")
 
 
 def refined(what: str, coarse: float, fine: float, expected: float, *, order: int, ratio: float = 2.0) -> Measurement:
     """From two steps or spacings, `fine` being `ratio` times smaller: extrapolated, and granted the error of `fine`."""
     extrapolated = fine + (fine - coarse) / (ratio**order - 1.0)
-    reason = f"the distance of the finer value from the one extrapolated at order {order}"
-    return Measurement(what, float(extrapolated), float(expected), abs(float(extrapolated - fine)), reason)
+    reason = f"the distance of the finer value from the one extrapolated at order {order}, and rounding"
+    tolerance = abs(float(extrapolated - fine)) + _ROUNDING * abs(expected)
+    return Measurement(what, float(extrapolated), float(expected), tolerance, reason)
 
 
 def sampled(what: str, values: np.ndarray | Sequence[float], expected: float, *, bias: float = 0.0) -> Measurement:
