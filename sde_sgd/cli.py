@@ -78,7 +78,9 @@ def _leading(arguments: Sequence[str]) -> Sequence[str]:
 
 def _add(app: typer.Typer, point: EntryPoint, needed: bool) -> None:
     try:
-        app.command(point.name)(point.load())
+        command = point.load()
+        # A command whose options depend on what is asked brings the settings that let them through.
+        app.command(point.name, context_settings=getattr(command, "context_settings", None))(command)
     except Exception as fault:
         if needed:
             raise

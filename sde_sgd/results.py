@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+WORK = "work"  # folder of a run for what an interrupted stage goes on from
 _LIBRARIES = ("numpy", "scipy", "numba", "xarray", "torch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -209,6 +210,7 @@ class Run:
             *(self.folder / "stages").glob("*.nc"),
             self.report_path,
             *(self.folder / "figures").glob("*.png"),
+            *(self.folder / WORK).glob("*"),
         ):
             path.unlink(missing_ok=True)
 

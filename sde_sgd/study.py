@@ -1,14 +1,16 @@
 """A study: stages that are kept, a table of roads to one density, and a report; what chapters of a demo share."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ._console import Console, Progress
 from .report import Report
-from .results import Run
+from .results import WORK, Run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,6 +59,16 @@ class Study:
         result = cast("xr.Dataset", self.run.stage(file, announced))
         self.results[f"/{group}/{name}"] = result
         return result
+
+    def work(self, name: str) -> Path:
+        """The path of a file in which a long stage keeps what it needs to go on after an interruption."""
+        folder = self.run.folder / WORK
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
+    def forget_work(self) -> None:
+        """Delete those files; results no longer need them."""
+        shutil.rmtree(self.run.folder / WORK, ignore_errors=True)
 
     def comparison(self) -> "xr.Dataset":
         """The table of roads as a Dataset over `row`."""
