@@ -10,8 +10,9 @@ import lazy_loader
 _load, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "data": ["Digits", "digits"],
+        "data": ["DATASETS", "Split", "digits", "load", "teacher_student"],
         "gradient_noise": ["GradientNoise"],
+        "networks": ["NETWORKS", "network", "parameter_count", "resolve"],
         "neuron": ["Neuron", "replay_sgd"],
         "ranks": ["rank_measures"],
         "spectra": ["digits_spectra"],
@@ -33,9 +34,16 @@ def __getattr__(name: str):
 
 
 if TYPE_CHECKING:
-    from .data import Digits as Digits
+    from .data import DATASETS as DATASETS
+    from .data import Split as Split
     from .data import digits as digits
+    from .data import load as load
+    from .data import teacher_student as teacher_student
     from .gradient_noise import GradientNoise as GradientNoise
+    from .networks import NETWORKS as NETWORKS
+    from .networks import network as network
+    from .networks import parameter_count as parameter_count
+    from .networks import resolve as resolve
     from .neuron import Neuron as Neuron
     from .neuron import replay_sgd as replay_sgd
     from .ranks import rank_measures as rank_measures

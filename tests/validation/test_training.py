@@ -51,11 +51,11 @@ def test_pooling_to_seven_keeps_the_mean_of_a_constant_image():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 6}, "size must be a whole number from 7 to 8"),
+        ({"size": 9}, "size must be a whole number from 2 to 8"),
         ({"classes": (1,)}, "two distinct"),
         ({"classes": (1, 1)}, "two distinct"),
         ({"classes": (1, 12)}, "from 0 to 9"),
-        ({"classes": 3}, "sequence of digits"),
+        ({"classes": 3}, "sequence of labels"),
         ({"test_fraction": 1.0}, "test_fraction must be a number >= 0 and < 1"),
         ({"test_fraction": "a"}, "test_fraction must be"),
         ({"test_fraction": 0.9999}, "leaves none to train on"),
