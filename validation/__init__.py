@@ -14,6 +14,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
         "gradient_noise": ["GradientNoise"],
         "networks": ["NETWORKS", "network", "parameter_count", "resolve"],
         "neuron": ["Neuron", "replay_sgd"],
+        "one_hidden_layer": ["OneHiddenLayer", "trajectory"],
         "ranks": ["rank_measures"],
         "spectra": ["digits_spectra"],
         "torchsde_adapter": ["TorchSDE", "torchsde_states"],
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from .networks import resolve as resolve
     from .neuron import Neuron as Neuron
     from .neuron import replay_sgd as replay_sgd
+    from .one_hidden_layer import OneHiddenLayer as OneHiddenLayer
+    from .one_hidden_layer import trajectory as trajectory
     from .ranks import rank_measures as rank_measures
     from .spectra import digits_spectra as digits_spectra
     from .torchsde_adapter import TorchSDE as TorchSDE
