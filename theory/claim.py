@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SHOWN = 3  # twins in one line
 _ROUNDING = 1e-9  # of a solver, relative
 _ERRORS = 4.5  # standard errors that a sampled number may be off
 
@@ -146,7 +147,7 @@ class Claim:
             expected=worst.expected,
             tolerance=worst.tolerance,
             passed=all(m.passed for m in found) and not any(m.passed for m in broken),
-            counterexample="; ".join(map(str, broken)),
+            counterexample="; ".join(map(str, broken[:_SHOWN])) + (" …" if len(broken) > _SHOWN else ""),
             measurements=found,
             twins=broken,
         )
@@ -158,7 +159,7 @@ class Verdict:
 
     `passed`: every one of the `measurements` of what holds passes and none of the `twins` does. `measured`,
     `expected`, `tolerance` are those of the measurement that is nearest to failing; `counterexample` says what the
-    twins measured.
+    first twins measured.
     """
 
     claim: str
