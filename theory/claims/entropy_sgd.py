@@ -82,9 +82,9 @@ def _double_well(level: Level, steps: int) -> Measurement:
 def _long_loops(level: Level) -> list[Measurement]:
     """An inner loop of real SGD on four quadratic samples of one at a time, tethered to w by |x' − w|²/2γ, with the
     running mean μ of weight ¾: w − μ is γ∇f_γ = wγa/(1 + γa) with the mean curvature a = 1 (300 thousand replicas at
-    most, for their states). Then whole Entropy-SGD in a double well, ⟨x'⟩ by inner Langevin chains of 1000 steps of
-    0.002, over which 20 thousand paths at most are averaged, forty times: after five outer steps it is where gradient descent on f_γ
-    is, f_γ by quadrature, with a bias below the square of inner step times curvature, 32."""
+    most, for their states). Then whole Entropy-SGD in a double well, forty times, ⟨x'⟩ over inner Langevin chains of
+    1000 steps of 0.002, 20 thousand at most: after five outer steps it is where gradient descent on f_γ is, f_γ by
+    quadrature, with a bias below the square of inner step times curvature, 32."""
     return [_inner_loop(level, 60), _double_well(level, _LONG)]
 
 
