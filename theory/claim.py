@@ -63,9 +63,14 @@ class Measurement:
         """The same, with the prediction multiplied by `factor`."""
         return replace(self, expected=factor * self.expected)
 
-    def __str__(self) -> str:
+    @property
+    def prediction(self) -> str:
+        """The expected number, with its relation and the tolerance."""
         sign = {"=": "", "<=": "≤ ", ">=": "≥ "}[self.relation]
-        return f"{self.what}: {self.measured:.4g}, predicted {sign}{self.expected:.4g} ± {self.tolerance:.1g}"
+        return f"{sign}{self.expected:.4g} ± {self.tolerance:.1g}"
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.measured:.4g}, predicted {self.prediction}"
 
 
 def exact(what: str, measured: float, expected: float, tolerance: float = 1e-10) -> Measurement:
@@ -137,7 +142,7 @@ class Claim:
         found, broken = tuple(self.check(level)), tuple(self.twin(level))
         if not found or not broken:
             raise ValueError(f"the claim {self.name} measures nothing; its check and its twin must both do")
-        worst = max(found, key=lambda m: math.inf if math.isnan(m.measured) else m.excess)
+        worst = _worst(found)
         return Verdict(
             claim=self.name,
             source=self.source,
@@ -174,8 +179,17 @@ class Verdict:
     measurements: tuple[Measurement, ...]
     twins: tuple[Measurement, ...]
 
+    @property
+    def nearest(self) -> Measurement:
+        """The measurement that is nearest to failing."""
+        return _worst(self.measurements)
+
     def plot(self) -> "Figure":
         """Every measurement and twin, by its distance from the prediction in units of the tolerance."""
         from .figure import plot_verdict
 
         return plot_verdict(self)
+
+
+def _worst(measurements: Sequence[Measurement]) -> Measurement:
+    return max(measurements, key=lambda m: math.inf if math.isnan(m.measured) else m.excess)

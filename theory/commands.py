@@ -45,7 +45,7 @@ def theory(
                     v.source,
                     v.as_stated.replace("_", " "),
                     f"{v.measured:.4g}",
-                    f"{v.expected:.4g} ± {v.tolerance:.1g}",
+                    v.nearest.prediction,
                     "" if v.passed else "DIFFERS",
                 )
                 for v in verdicts
