@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sde_sgd import JKO, FokkerPlanck, Grid, Landscape, Process, landscapes
+from sde_sgd import JKO, FokkerPlanck, Grid, Landscape, NotConverged, Process, landscapes
 
 STIFFNESS, TEMPERATURE, TAU = 2.0, 1 / 3, 0.05
 FULL = np.array([[1.0, 0.6], [0.6, 0.8]])
@@ -102,10 +102,12 @@ PROCESSES = {
 }
 
 
-def flow_errors(process, cells, counts, box=3.0, end=0.4, **options):
-    grid = Grid((-box, -box), (box, box), (cells, cells))
-    start = gaussian(grid, [-0.5, 0.5], 0.16 * np.eye(2))
-    exact = FokkerPlanck(process, grid).evolve(start, [end], tolerance=1e-4).values[0]
+def flow_errors(process, cells, counts, box=3.0, end=0.4, finer=1, **options):
+    """L1 distances to Fokker–Planck, on cells `finer` times smaller along each axis."""
+    grid, fine = (Grid((-box, -box), (box, box), (n, n)) for n in (cells, finer * cells))
+    start, begin = (gaussian(g, [-0.5, 0.5], 0.16 * np.eye(2)) for g in (grid, fine))
+    exact = FokkerPlanck(process, fine).evolve(begin, [end], tolerance=1e-4).values[0]
+    exact = exact.reshape(cells, finer, cells, finer).mean((1, 3))
     flows = [JKO(process, grid, **options).flow(start, end / n, n) for n in counts]
     return [l1(flow.values[-1], exact, grid) for flow in flows], flows
 
@@ -134,6 +136,9 @@ def test_with_circulation():
     process = landscapes.get("sheared_double_well").at_temperature(0.2)
     errors, _ = flow_errors(process, 40, (5, 10), end=0.4)
     assert np.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.25) and errors[1] < 0.04, errors
+    # steps that send more over the saddle than lies on it: the Monge–Ampère equation is not solved
+    (long,), _ = flow_errors(process, 40, (2,), end=0.4, method="entropic")
+    assert long < 0.1
     (other,), (flow,) = flow_errors(process, 40, (5,), end=0.4, remainder="ignore")
     assert other > 3 * errors[0]
     assert flow.attrs["remainder"] != "split" and (np.diff(flow.energy) < 0).all()
@@ -208,19 +213,27 @@ def test_steps_in_the_plane(table):
 @pytest.mark.evidence(table="jko_fokker_planck")
 def test_flows_against_fokker_planck(table):
     rows = []
-    cases = [(name, make(), 3.0, 0.4, {}) for name, make in PROCESSES.items()]
+    cases = [(name, make(), 3.0, 0.4) for name, make in PROCESSES.items()]
     cases += [
-        ("sheared_double_well, split", landscapes.get("sheared_double_well").at_temperature(0.2), 3.0, 0.5, {}),
-        ("example_19, split", landscapes.get("example_19").at_temperature(1.0), 4.0, 0.5, {}),
-        ("hopf, split", landscapes.get("hopf").at_temperature(0.1), 2.5, 0.5, {}),
+        ("sheared_double_well, split", landscapes.get("sheared_double_well").at_temperature(0.2), 3.0, 0.5),
+        ("example_19, split", landscapes.get("example_19").at_temperature(1.0), 4.0, 0.5),
     ]
-    counts = (5, 10, 20)
-    for name, process, box, end, options in cases:
-        errors, _ = flow_errors(process, 64, counts, box, end, **options)
+    hopf = landscapes.get("hopf").at_temperature(
+        0.1
+    )  # a thin ring that turns: the fluxes between 64² cells err by 0.02
+    runs = [(name, flow_errors(process, 64, (5, 10, 20), box, end)[0], end) for name, process, box, end in cases]
+    runs.append(("hopf, split, 128², to 256²", flow_errors(hopf, 128, (10, 20), 2.5, 0.5, finer=2)[0], 0.5))
+    for name, errors, end in runs:
+        counts = (5, 10, 20)[-len(errors) :]
         rows += [(name, f"{end / n:g}", f"{e:.1e}") for n, e in zip(counts, errors)]
         slopes = np.log2(np.array(errors[:-1]) / errors[1:])
-        # of the ring of hopf, thin and turning, 64² cells know no more than 0.02
-        assert (np.abs(slopes - 1) < 0.2).all() or (name.startswith("hopf") and max(errors) < 0.04), (name, errors)
+        assert (np.abs(slopes - 1) < 0.2).all(), (name, errors)
+    (far,), _ = flow_errors(hopf, 64, (5,), 2.5, 0.5)
+    (near,), _ = flow_errors(hopf, 64, (5,), 2.5, 0.5, finer=4)
+    (other,), _ = flow_errors(hopf, 128, (5,), 2.5, 0.5, finer=2, method="entropic")  # Monge–Ampère refuses that τ
+    rows += [("hopf, split, 64², to 64²", "0.1", f"{far:.1e}"), ("hopf, split, 64², to 256²", "0.1", f"{near:.1e}")]
+    rows.append(("hopf, split, entropic, 128², to 256²", "0.1", f"{other:.1e}"))
+    assert near < far and other < 0.03
     for name, temperature, box in (("sheared_double_well", 0.2, 3.0), ("example_19", 1.0, 4.0)):
         process = landscapes.get(name).at_temperature(temperature)
         (other,), _ = flow_errors(process, 64, (20,), box, 0.5, remainder="ignore")
@@ -253,8 +266,32 @@ def test_a_hundred_random_potentials(table):
     assert rise.max() <= 0 and mass.max() < 1e-12 and least.min() > 0
 
 
-# not there after 60 steps: steps of the τ taken elsewhere are refused, as log ρ changes by too much from cell to cell
-NOT_SHOWN = {"mueller_brown", "himmelblau", "rosenbrock", "saddle"}
+def gibbs_start(name):
+    """On cells that resolve the landscape: the Gibbs density, and one twice as hot with its mass pushed to one side."""
+    process = landscapes.get(name).at_temperature()
+    cells, mass = (112, 1e-4) if name == "rosenbrock" else (48, 1e-8)  # a valley of width 0.01 to 0.05
+    grid = Grid.around(process, mass=mass, shape=cells)
+    x = grid.centers()
+    log_gibbs = -(process.potential(x) - process.potential(x).min()) / process.temperature
+    side = np.sin(3 * (x - x.mean((0, 1))) / np.ptp(x, (0, 1))).sum(-1)
+    gibbs, start = (v / (v.sum() * grid.cell_volume) for v in (np.exp(log_gibbs), np.exp(0.5 * log_gibbs + side)))
+    return process, grid, gibbs, start
+
+
+def descent(jko, rho, gibbs, growth):
+    """Steps, each `growth` times the last, until L1 < 1e-3 or one is refused: L1, their number, the last τ or that."""
+    tau, energy = 0.02, jko.energy(rho)
+    for steps in range(1, 61):
+        try:
+            step = jko.step(rho, tau)
+        except NotConverged:
+            return l1(rho, gibbs, jko.grid), steps - 1, tau, True
+        assert step.attrs["energy"] < energy + 1e-9, (steps, tau)
+        rho, energy = step.values, step.attrs["energy"]
+        if l1(rho, gibbs, jko.grid) < 1e-3:
+            break
+        tau = min(growth * tau, 330.0)
+    return l1(rho, gibbs, jko.grid), steps, tau, False
 
 
 @pytest.mark.evidence(table="jko_gibbs")
@@ -264,32 +301,15 @@ def test_gradient_landscapes_come_to_their_gibbs_density(table):
         landscape = landscapes.get(name)
         if landscape.dim != 2 or landscape.equilibrium_potential() is None:
             continue
-        process = landscape.at_temperature()
-        grid = Grid.around(process, mass=1e-8, shape=48)
-        x = grid.centers()
-        log_gibbs = -(process.potential(x) - process.potential(x).min()) / process.temperature
-        gibbs = np.exp(log_gibbs)
-        gibbs /= gibbs.sum() * grid.cell_volume
-        start = np.exp(0.5 * log_gibbs + np.sin(3 * (x - x.mean((0, 1))) / np.ptp(x, (0, 1))).sum(-1))
-        start /= start.sum() * grid.cell_volume
-        jko, tau, gap, steps, refused = JKO(process, grid), 0.02, l1(start, gibbs, grid), 0, 0
-        first, rho, energy = gap, start, jko.energy(start)
-        while gap > 1e-3 and steps < 60 and tau > 1e-5:
-            try:
-                step = jko.step(rho, tau)
-            except ValueError:
-                tau, refused = tau / 4, refused + 1
-                continue
-            assert step.attrs["energy"] < energy + 1e-9, name
-            rho, energy, steps, tau = step.values, step.attrs["energy"], steps + 1, min(1.3 * tau, 1e4)
-            gap = l1(rho, gibbs, grid)
-        cells = "×".join(map(str, grid.shape))
-        rows.append((name, cells, f"{first:.2g}", f"{gap:.1e}", steps, f"{tau:.2g}", refused))
-        assert gap < 1e-3 or name in NOT_SHOWN, (name, gap)
-    columns = ("landscape", "cells", "L1 at the start", "L1 at the end", "steps", "last τ", "steps refused")
-    table(
-        "JKO towards the Gibbs density",
-        columns,
-        rows,
-        "At most 60 steps, each 1.3 times the last, a quarter if refused.",
-    )
+        process, grid, gibbs, start = gibbs_start(name)
+        ways = {"monge_ampere": 1.3, "entropic": 3.0}
+        for method, growth in ways.items():
+            gap, steps, tau, refused = descent(JKO(process, grid, method=method), start, gibbs, growth)
+            end = (f"{gap:.1e}", steps, "" if refused else f"{tau:.2g}", f"{tau:.2g}" if refused else "")
+            rows.append((name, "×".join(map(str, grid.shape)), method, f"{l1(start, gibbs, grid):.2g}", *end))
+            if not refused:
+                break
+        assert gap < 1e-3 and not refused, (name, gap)
+    columns = ("landscape", "cells", "method", "L1 at the start", "L1 at the end", "steps", "last τ", "τ refused")
+    note = "From τ = 0.02 on, each 1.3 times the last, 3 times with entropic, up to 330."
+    table("JKO towards the Gibbs density", columns, rows, note)

@@ -191,6 +191,52 @@ def test_in_one_variable_it_agrees_with_the_quantile_function_where_diffusion_va
     assert gaps[1] < 1e-3 and gaps[0] / gaps[1] > 3, gaps
 
 
+# what the Monge–Ampère equation does not take ----------------------------------------------------------------------
+
+
+STARTS = {
+    "box": lambda x, y: (abs(x + 0.5) < 0.8) & (abs(y - 0.3) < 0.6),
+    "half-plane": lambda x, y: (x + y < 0.2) * np.exp(-(x**2) - y**2),
+    "point": lambda x, y: (abs(x - 0.5) < 0.15) & (abs(y - 0.5) < 0.15),
+    "tent": lambda x, y: np.maximum(1 - abs(x) - abs(y), 0),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_starts_that_jump_or_end(name):
+    """Against Fokker–Planck, at order 1 in τ; a point does not stay one. The other method refuses them and says so."""
+    process = sde.Landscape(("x", "y"), "(x**2 - 1)**2/4 + y**2/2 + x*y/4").at_temperature(T)
+    grid = sde.Grid((-3, -3), (3, 3), (20, 20))
+    start = STARTS[name](*np.moveaxis(grid.centers(), -1, 0)) * 1.0
+    start /= start.sum() * grid.cell_volume
+    exact = sde.FokkerPlanck(process, grid).evolve(start, [0.2], tolerance=1e-4).values[0]
+    flows = [JKO(process, grid, method="entropic").flow(start, 0.2 / n, n) for n in (2, 4)]
+    errors = [l1(grid, flow.values[-1], exact) for flow in flows]
+    assert errors[1] < 0.09 and 0.6 < np.log2(errors[0] / errors[1]) < 1.3, errors
+    assert name != "point" or flows[0][1].max() < 0.5 * start.max()
+    assert all((np.diff(flow.energy) < 0).all() for flow in flows)
+    if name == "box":
+        with pytest.raises(NotConverged, match=r"the start jumps.* method='entropic', which takes the first two"):
+            JKO(process, grid, method="monge_ampere").step(start, 0.05)
+
+
+def test_mass_that_leaps_a_barrier():
+    """45 T between two wells at walls: e^45 away in time, and a step that is long enough still goes to e^{−Φ/T}.
+
+    F falls throughout; the extrapolation alone would raise it as the first mass leaps.
+    """
+    process = sde.landscapes.get("saddle").at_temperature(0.1)
+    grid = sde.Grid((-3, -1.5), (3, 1.5), (32, 10))
+    gibbs = np.exp(-process.potential(grid.centers()) / 0.1)
+    start = gibbs * np.where(grid.centers()[..., 0] > 0, 3.0, 1.0)
+    gibbs, start = (v / (v.sum() * grid.cell_volume) for v in (gibbs, start))
+    jko = JKO(process, grid, method="entropic")
+    leap = jko.step(start, 40.0)
+    assert leap.attrs["energy"] <= jko.energy(start) + 1e-12 and leap.attrs["extrapolated"] in (0.0, 1.0)
+    flow = jko.flow(start, 400.0, 3)
+    assert (np.diff(flow.energy) < 0).all() and l1(grid, flow[-1], gibbs) < 2e-3 < 0.4 < l1(grid, leap, gibbs)
+
+
 # rings ------------------------------------------------------------------------------------------------------------
 
 

@@ -110,5 +110,7 @@ def test_a_step_that_is_not_found_says_how_far_it_came():
     """Valleys far thinner than a cell."""
     process = Landscape(("x", "y"), "1000*cos(9*x) + 1000*cos(11*y) + x**2 + y**2").at_temperature(0.01)
     start = np.exp(-(SQUARE.centers() ** 2).sum(-1))
-    with pytest.raises(sde.NotConverged, match=r"only known to a residual of .*; take a smaller tau, or a finer grid"):
+    with pytest.raises(
+        sde.NotConverged, match=r"step of tau = 1 is only known to .*a finer grid, or method='entropic'"
+    ):
         JKO(process, SQUARE).step(start / (start.sum() * SQUARE.cell_volume), 1.0)

@@ -10,10 +10,11 @@ Corners of cells are moved, those on walls along them (no flux: n·D∇u = 0). S
 det DS the area of the moved cell over that of the cell, log ρ₀ a cubic spline: of second order in the spacing. Where
 Φ + T log ρ₀ is constant S is the identity, so that e^{−Φ/T} is a fixed point to rounding; and as everything is in
 logarithms, ρ > 0. Newton's method is given all cells alike, whatever their mass, and converges in a few steps where
-S of the start does not fold. At walls where there is no mass, layers much thinner than a cell would form in empty
-tails: there the wall is left out, ∇u continued to it, and S may end outside. So it is where mass leaves a wall faster
-than cells resolve; beyond it ρ₀ is then made to fall off, and what mass comes in so is taken off with that which the
-spacing adds.
+S of the start does not fold. Where more mass crosses a pass in one step than lies on it, det DS falls to the ratio of
+the densities on the pass and below it, and moved cells turn over by the error of their corners: such a step is refused.
+At walls where there is no mass, layers much thinner than a cell would form in empty tails: there the wall is left out,
+∇u continued to it, and S may end outside. So it is where mass leaves a wall faster than cells resolve; beyond it ρ₀ is
+then made to fall off, and what mass comes in so is taken off with that which the spacing adds.
 """
 
 from collections.abc import Callable
@@ -93,6 +94,12 @@ class MongeAmpere:
         while True:
             self._open(~walled)
             now, iterations = self._found(problem, tau, _HALVED_STEPS)
+            if not now.residual <= tolerance:
+                raise NotConverged(
+                    f"the step of tau = {tau:g} is only known to a residual of {now.residual:.2g}, and {tolerance:g} "
+                    "is asked for: the start jumps, more mass crosses a pass than lies on it, or cells resolve too "
+                    "little; take a smaller tau, a finer grid, or method='entropic', which takes the first two"
+                )
             arrived = ~full & (_highest(now.log_density) >= now.log_density.max() + np.log(_NEGLIGIBLE))
             arrived &= ~self._emptied(self._sources(now.momentum, tau))
             if not (arrived & self._at.free).any():
@@ -119,26 +126,23 @@ class MongeAmpere:
         return found
 
     def _found(self, problem: "_Problem", tau: float, halvings: int) -> tuple["_Trial", int]:
-        """The solution, and after how many iterations: from ρ₀, ρ₀ widened, or the step of half the length."""
-        spent, residual = 0, np.inf
+        """The best from ρ₀, from ρ₀ widened, or from the step of half the length; and after how many iterations."""
+        spent = 0
+        trials: list[_Trial] = []
         for start in (problem.log_density, self._widened(problem, tau)):
             now, iterations = self._search(problem, tau, start, folds=False)
             spent += iterations
             if now.residual <= problem.tolerance:
                 return now, spent
-            residual = min(residual, now.residual)
+            trials.append(now)
         if halvings:
             half, iterations = self._found(problem, tau / 2, halvings - 1)
             spent += iterations
-            now, iterations = self._search(problem, tau, half.log_density, folds=True)
-            spent += iterations
-            if now.residual <= problem.tolerance:
-                return now, spent
-            residual = min(residual, now.residual)
-        raise NotConverged(
-            f"the step of tau = {tau:g} is only known to a residual of {residual:.2g}, and {problem.tolerance:g} is "
-            "asked for; take a smaller tau, or a finer grid where the density changes by much from cell to cell"
-        )
+            if half.residual <= problem.tolerance:
+                now, iterations = self._search(problem, tau, half.log_density, folds=True)
+                spent += iterations
+                trials.append(now)
+        return min(trials, key=lambda trial: trial.residual), spent
 
     def _search(self, problem: "_Problem", tau: float, start: np.ndarray, folds: bool) -> tuple["_Trial", int]:
         """Newton's method, every step shortened until the residual falls; where it ended, and after how many steps."""

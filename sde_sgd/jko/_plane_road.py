@@ -36,7 +36,7 @@ class Plane:
         if not abs(mass) <= _DEFECT:
             raise NotConverged(
                 f"the step of tau = {tau:g} found a density of mass e^{mass:.3g} times its start: the cells do not "
-                "resolve it, or it comes to walls; take a smaller tau, a finer grid, or a wider box"
+                "resolve it, or it comes to walls; take a finer grid, a wider box, or method='entropic'"
             )
         return found.log_density - mass, Record(
             found.squared_distance, found.residual, found.iterations, {"mass_defect": math.expm1(mass)}

@@ -21,7 +21,11 @@ from ._road import Record, Road
 from ._tails import continued
 
 METHODS = ("auto", "quantile", "monge_ampere", "entropic")
-_REPORTS = {"quantile": (), "monge_ampere": ("mass_defect",), "entropic": ("regularisation", "regularisation_error")}
+_REPORTS = {
+    "quantile": (),
+    "monge_ampere": ("mass_defect",),
+    "entropic": ("regularisation", "regularisation_error", "extrapolated"),
+}
 _LEAST = 1e-300  # of the largest density, that a cell holds at the start where the logarithm of ρ is needed
 _MASS = 1e-6  # of a start: by how much it may differ from 1 before it is set right
 _MOST_STEPS = 10**8
@@ -60,7 +64,8 @@ class JKO:
         "quantile": one variable; Newton's method on the positions of nodes that keep their mass. Any D(x) > 0. The
         nodes are kept along a flow.
         "monge_ampere": two variables; Newton's method on log ρ. Any D(x), constant or not. Where Φ is given in closed
-        form it shares nothing with FokkerPlanck.
+        form it shares nothing with FokkerPlanck. Refuses starts that jump, more mass over a pass in one step than lies
+        on it, and valleys or layers at walls thinner than cells: the first two are for "entropic".
         "entropic": scaling with the heat kernel of FokkerPlanck, periodic axes too; with a bias from its
         `regularisation`.
         "auto": the first of these that applies.
@@ -182,9 +187,8 @@ class JKO:
         Parameters
         ----------
         density : one value ≥ 0 per cell, of mass 1. Cells with less than 1e-300 of the largest are given that, except
-            in a porous medium; with "monge_ampere" the logarithm goes on falling there, and cells must resolve it: take
-            a start with jumps or ends through a short FokkerPlanck.evolve first, or use "entropic" where a step still
-            raises NotConverged.
+            in a porous medium; with "monge_ampere" the logarithm goes on falling there, and cells must resolve it;
+            jumps, ends and points are for "entropic".
         tau : > 0. steps : at least 1.
         file : a netCDF file to which each step is written as it is made. A flow that was stopped goes on from its last
             step, with the same bits; a complete file is returned as it is.
