@@ -10,6 +10,7 @@ import lazy_loader
 _load, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "curvature": ["Curvature"],
         "data": ["DATASETS", "Split", "digits", "load", "teacher_student"],
         "gradient_noise": ["GradientNoise"],
         "networks": ["NETWORKS", "network", "parameter_count", "resolve"],
@@ -35,6 +36,7 @@ def __getattr__(name: str):
 
 
 if TYPE_CHECKING:
+    from .curvature import Curvature as Curvature
     from .data import DATASETS as DATASETS
     from .data import Split as Split
     from .data import digits as digits

@@ -8,8 +8,9 @@ from torch.nn.utils import parameters_to_vector
 from torch.utils.data import TensorDataset
 
 from sde_sgd.validation import GradientNoise
+from sde_sgd.validation import _gram as gram_module
+from sde_sgd.validation import _sample_losses as losses_module
 from sde_sgd.validation import _samples as samples_module
-from sde_sgd.validation import gradient_noise as module
 
 
 def linear_net(dtype=torch.float64):
@@ -89,12 +90,19 @@ def test_chunks_and_groups_do_not_change_the_result(monkeypatch):
     data = problem(30)
     whole = GradientNoise(conv_net(), nn.CrossEntropyLoss(), data)
     expected = whole.gram(centred=True), whole.matrix(), whole.trace()
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * 60 * 4)  # a few samples at a time
-    monkeypatch.setattr(module, "_GROUP_BYTES", 0)  # every parameter tensor on its own
+    along = np.linspace(-1.0, 1.0, whole.parameters)
+    product, draw = whole.matvec(along), whole.sample(4, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(losses_module, "_CHUNK_BYTES", 8 * 60 * 8)  # a few samples at a time
+    monkeypatch.setattr(losses_module, "_KEEP_BYTES", 0)  # no graph is kept
+    monkeypatch.setattr(gram_module, "_GROUP_BYTES", 0)  # every parameter tensor on its own
     pieces = GradientNoise(conv_net(), nn.CrossEntropyLoss(), TensorDataset(*data))
-    assert len(pieces._groups(0)) == len(list(conv_net().parameters()))
+    assert len(pieces._losses.chunks()) >= 3 and pieces._losses._graphs is None
+    assert gram_module.joined([1, 2, 3], [1, 0, 0]) == [[1], [2, 3]]
     for one, other in zip(expected, (pieces.gram(centred=True), pieces.matrix(), pieces.trace())):
         np.testing.assert_allclose(other, one, atol=1e-13)
+    np.testing.assert_allclose(pieces.gram(centred=True, road="gradients"), expected[0], atol=1e-13)
+    np.testing.assert_allclose(pieces.matvec(along), product, atol=1e-13)
+    np.testing.assert_allclose(pieces.sample(4, torch.Generator().manual_seed(1)), draw, atol=1e-13)
 
 
 def test_regression_loss_without_reduction_and_parameter_order():
@@ -292,7 +300,11 @@ def poisoned_weight():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"statistics": "full"}, "statistics must be one of eval, got 'full'"),
+        ({"statistics": "batch"}, "statistics must be one of eval, full, minibatch, got 'batch'"),
+        ({"batch_size": 8}, "batch_size=8 belongs to statistics=\"minibatch\", not 'eval'"),
+        ({"statistics": "minibatch"}, "depends on the batch size: give batch_size"),
+        ({"statistics": "minibatch", "batch_size": 41}, "batch_size must be .* there are 40 samples"),
+        ({"statistics": "minibatch", "batch_size": 4, "batches": 1}, "batches must be a whole number >= 2"),
         ({"model": "net"}, "model must be a Module"),
         ({"loss": None}, "loss must be a function"),
         ({"device": "bogus"}, "device='bogus' cannot be used: "),
