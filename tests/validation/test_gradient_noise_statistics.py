@@ -113,7 +113,7 @@ def test_real_mini_batches_show_which_statistics_are_theirs():
     assert cosine(small.matrix(), truth) < 0.8  # it depends on the batch size
 
 
-@pytest.mark.evidence(table="batch-norm-noise")
+@pytest.mark.evidence(table="batch_norm_noise")
 def test_batch_norm_evidence(table):
     loss, rows, images = nn.CrossEntropyLoss(), [], digits(8, range(10))
     data = images.inputs.flatten(1), images.targets
