@@ -6,6 +6,9 @@ import xarray as xr
 
 import sde_sgd as sde
 from sde_sgd import JKO, FokkerPlanck, Grid, Landscape, landscapes
+from sde_sgd.jko import flow as flow_module
+
+row = JKO._row
 
 WELL = Landscape(("x",), "(x**2 - 1)**2/4").at_temperature(0.2)
 LINE = Grid(-2.5, 2.5, 100)
@@ -79,6 +82,21 @@ def test_a_stopped_flow_goes_on_with_the_same_bits(tmp_path, dim, sheared):
     assert jko.flow(start, 0.05, 4, file=file, progress=stop).identical(whole) and len(seen) == 4
     with pytest.raises(ValueError, match="holds another flow"):
         jko.flow(start, 0.04, 4, file=file)
+
+
+def test_a_file_of_before_that_lacks_a_coordinate_is_refused(tmp_path, sheared, monkeypatch):
+    start, file = bump(sheared.grid), tmp_path / "flow.nc"
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before:
+        before.setitem(flow_module._REPORTS, "monge_ampere", ())
+        before.setattr(JKO, "_row", lambda self, *a: {k: v for k, v in row(self, *a).items() if k != "mass_defect"})
+        with pytest.raises(KeyboardInterrupt):
+            sheared.flow(start, 0.05, 2, file=file, progress=stop)
+    with pytest.raises(ValueError, match="holds another flow"):
+        sheared.flow(start, 0.05, 2, file=file)
 
 
 def test_where_the_potential_comes_from(sheared):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sde_sgd import JKO, FokkerPlanck, Grid, Landscape, Process, landscapes
+from sde_sgd import JKO, FokkerPlanck, Grid, Landscape, NotConverged, Process, landscapes
 from sde_sgd.jko import PorousMedium
 
 STIFFNESS, TEMPERATURE, MEAN, WIDTH, TAU = 2.0, 1 / 3, -1.0, 0.3, 0.05
@@ -111,6 +111,72 @@ def test_the_steady_state_is_where_it_ends(name):
     assert (np.diff(flow.energy) < 1e-12).all()
 
 
+# starts that jump, and long steps --------------------------------------------------------------------------
+
+
+def test_a_step_from_a_point():
+    """From a point s₀ = 0: spread √(Tτ/(1 + kτ)), but for the two cells over which the start is shared."""
+    errors, process = [], Landscape(("x",), "x**2").at_temperature(TEMPERATURE)
+    for cells in (1001, 4001):
+        grid = Grid(-2.5, 2.5, cells)
+        step = JKO(process, grid).step({"x": 0.5}, TAU)
+        mean, width = stepped(0.5, 0.0, TAU)
+        errors.append(float(np.abs(step.values - gaussian(grid, mean, width)).sum() * grid.cell_volume))
+        assert step.attrs["wasserstein"] == pytest.approx(math.hypot(0.5 - mean, width), rel=10 / cells)
+    assert errors[1] < 3e-3 and errors[0] > 3 * errors[1], errors
+
+
+BOXES = {"one": lambda x: abs(x - 0.5) < 0.3, "two": lambda x: abs(abs(x) - 1) < 0.3}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_do_not_depend_on_the_nodes(name):
+    """No mass is spread to the walls, nor between boxes, where the start has none."""
+    process, grid = Landscape(("x",), "(x**2 - 1)**2/4").at_temperature(0.2), Grid(-2.5, 2.5, 100)
+    start = np.where(BOXES[name](grid.axes[0]), 1.0, 0.0)
+    start /= start.sum() * grid.cell_volume
+    few, many = (JKO(process, grid, nodes=n).flow(start, 0.01, 4) for n in (2000, 16_000))
+    assert (np.abs(few - many).sum("x") * grid.cell_volume).max() < 5e-4
+    np.testing.assert_allclose(few.energy, many.energy, atol=5e-5)
+    np.testing.assert_allclose(few.wasserstein, many.wasserstein, rtol=1e-4)
+    assert (np.diff(few.energy) < 0).all()
+
+
+@pytest.mark.parametrize("tau", [10.0, 1e8])
+def test_long_steps_over_a_barrier(tau):
+    """ρ minimises W²/2τ + F: less than the start, than e^{−Φ/T}, and that itself as τ → ∞."""
+    process, grid = Landscape(("x",), "(x**2 - 1)**2/4").at_temperature(0.2), Grid(-2.5, 2.5, 100)
+    jko, start, steady = JKO(process, grid), gaussian(grid, 0.6, 0.4), FokkerPlanck(process, grid).steady_state()
+    step = jko.step(start, tau)
+    value = step.attrs["wasserstein"] ** 2 / (2 * tau) + step.attrs["energy"]
+    assert value < jko.energy(start)
+    gap = float(np.abs(step - steady).sum()) * grid.cell_volume
+    assert gap < 2e-3 if tau > 1e3 else 0.1 < gap < 0.3
+
+
+def test_a_leap_that_the_nodes_do_not_resolve_is_refused():
+    """A barrier of 12.5 T: where the nodes stay is stationary, and the steady state is better."""
+    process, grid = Landscape(("x",), "(x**2 - 1)**2/4").at_temperature(0.02), Grid(-2.5, 2.5, 100)
+    start = gaussian(grid, 0.6, 0.4)
+    with pytest.raises(NotConverged, match=r"the steady state has 0\.013.*method='entropic'"):
+        JKO(process, grid).step(start, 1000.0)
+    assert JKO(process, grid).step(start, 1.0).attrs["residual"] < 1e-8
+    other = JKO(process, grid, method="entropic")
+    step = other.step(start, 1000.0)
+    assert step.attrs["energy"] == pytest.approx(other.energy(FokkerPlanck(process, grid).steady_state()), abs=1e-4)
+
+
+@pytest.mark.parametrize("potential", ["steady_state", "loss"])
+def test_the_energy_is_that_of_the_formula(potential):
+    """F of a Gaussian in x²: k(m² + s²)/2 − T(1 + log 2πs²)/2, along the flow and alone."""
+    grid = Grid(-3, 3, 201)  # a centre in the minimum
+    jko, start = JKO(QUADRATIC.at_temperature(0.5), grid, potential=potential), gaussian(grid, 0.6, 0.4)
+    exact = 0.6**2 + 0.4**2 - 0.25 * (1 + math.log(2 * math.pi * 0.4**2))
+    flow = jko.flow(start, 0.1, 1)
+    assert flow.energy.values[0] == jko.energy(start) == pytest.approx(exact, abs=2e-4)
+    assert flow.energy.values[1] == pytest.approx(jko.energy(flow[1]), abs=1e-4)
+
+
 # the porous medium -----------------------------------------------------------------------------------------
 
 
@@ -176,6 +242,21 @@ def test_a_porous_medium_in_a_well_comes_to_rest():
     rest = np.maximum(1.5 ** (2 / 3) - grid.axes[0] ** 2, 0) / 2
     assert np.abs(flow.values[-1] - rest).sum() * grid.cell_volume < 1e-3
     assert (np.diff(flow.energy) < 1e-12).all()
+
+
+def test_a_porous_medium_is_held_by_walls():
+    """It fills the box evenly, ρ = 1/4, F = 1/4; pushed against one wall it is 2(x − 1) there. No mass is lost."""
+    grid = Grid(-2, 2, 80)
+    start = np.maximum(0.25 - grid.axes[0] ** 2, 0.0)
+    start /= start.sum() * grid.cell_volume
+    flow = JKO(FREE, grid, internal_energy=PorousMedium(2.0)).flow(start, 1.0, 12)
+    np.testing.assert_allclose(flow.sum("x") * grid.cell_volume, 1, atol=1e-12)
+    np.testing.assert_allclose(flow[-1], 0.25, atol=1e-3)
+    assert flow.energy.values[-1] == pytest.approx(0.25, abs=1e-5) and (np.diff(flow.energy) < 0).all()
+    pushed = Process(["4"], [["1"]], 1.0, variables=("x",))
+    last = JKO(pushed, grid, internal_energy=PorousMedium(2.0)).flow(start, 0.5, 20)[-1]
+    rest = np.maximum(2.0 * (grid.axes[0] - 1.0), 0.0)  # 2ρ − 4x constant, mass 1 up to the wall
+    assert np.abs(last.values - rest).sum() * grid.cell_volume < 2e-3
 
 
 # evidence --------------------------------------------------------------------------------------------------

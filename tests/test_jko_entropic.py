@@ -232,7 +232,7 @@ def test_mass_that_leaps_a_barrier():
     gibbs, start = (v / (v.sum() * grid.cell_volume) for v in (gibbs, start))
     jko = JKO(process, grid, method="entropic")
     leap = jko.step(start, 40.0)
-    assert leap.attrs["energy"] <= jko.energy(start) + 1e-12 and leap.attrs["extrapolated"] in (0.0, 1.0)
+    assert leap.attrs["energy"] <= jko.energy(start) + 1e-12 and leap.attrs["extrapolated"] == 0.0
     flow = jko.flow(start, 400.0, 3)
     assert (np.diff(flow.energy) < 0).all() and l1(grid, flow[-1], gibbs) < 2e-3 < 0.4 < l1(grid, leap, gibbs)
 
@@ -270,7 +270,7 @@ def test_on_a_cylinder_a_density_of_one_variable_moves_as_on_the_ring():
     two = JKO(plane.at_temperature(0.5), grid, regularisation=0.4, tolerance=1e-9).step(before, 0.1)
     start = around / (around.sum() * circle.cell_volume)
     one = JKO(ring.at_temperature(0.5), circle, regularisation=0.4, tolerance=1e-9).step(start, 0.1)
-    assert np.abs(two.sum("z") * grid.spacing[1] - one.values[:, None].squeeze()).max() < 1e-7
+    assert np.abs(two.sum("z") * grid.spacing[1] - one.values).max() < 1e-7
     assert l1(circle, one, start) > 0.01
 
 

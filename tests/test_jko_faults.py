@@ -12,6 +12,9 @@ PLANE = Landscape(("x", "y"), "x**2 + y**2")
 LINE, SQUARE = Grid(-3, 3, 60), Grid((-3, -3), (3, 3), (16, 16))
 
 
+RING, CIRCLE = ((0.0, 2 * np.pi, "periodic"),), Grid(0.0, 2 * np.pi, 60, boundary="periodic")
+
+
 def well(**options):
     return JKO(WELL.at_temperature(0.5), LINE, **options)
 
@@ -59,6 +62,19 @@ def plane(**options):
         (lambda: well(regularisation=0.1), "regularisation = 0.1 belongs to method='entropic'"),
         (lambda: well(internal_energy=2.0), "internal_energy must be a PorousMedium"),
         (lambda: PorousMedium(1.0), "exponent must be > 1, got 1"),
+        (
+            lambda: JKO(PLANE.at_temperature(0.5), Grid((-3, -3), (3, 3), (3, 8))),
+            "3 × 8 cells, and cubic splines need 4",
+        ),
+        (lambda: JKO(Landscape(("a",), "a**2", domain=RING).at_temperature(0.5), CIRCLE), "the periodic axis a"),
+        (
+            lambda: JKO(
+                Landscape(("a",), "cos(a) + a/5", diffusion=[["1 + cos(a)/3"]], domain=RING).at_temperature(0.5),
+                CIRCLE,
+                potential="loss",
+            ),
+            "the loss jumps by 1.25664 across the periodic axis a",
+        ),
         (lambda: plane(nodes=100), "nodes = 100 belongs to method='quantile'"),
         (lambda: plane(internal_energy=PorousMedium(2.0)), "belongs to method='quantile'"),
     ],

@@ -77,6 +77,15 @@ def test_the_heat_equation_descends_both_energies(well):
     assert not ((off > 0.9) & (off < 1.1)).all()
 
 
+def test_on_a_ring_slopes_go_round():
+    """T/2 ∫(∂ρ)² of (1 − sin(a)/2)/2π is T/(32π), wherever the seam lies."""
+    ring = sde.Landscape(("a",), "0*a", domain=((0, 2 * np.pi, "periodic"),)).at_temperature(0.1)
+    grid = sde.Grid(0.0, 2 * np.pi, 24, boundary="periodic")
+    start = (1 + 0.5 * np.cos(grid.axes[0] + np.pi / 2)) / (2 * np.pi)
+    figure = plot_heat_equation(sde.JKO(ring, grid).flow(start, 0.5, 1))
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(0.1 / (32 * np.pi), rel=0.01)
+
+
 def test_what_is_no_flow_is_said(well):
     _, _, flow = well
     for plot in (plot_flow, plot_energy, plot_heat_equation):

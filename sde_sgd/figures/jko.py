@@ -79,8 +79,8 @@ def plot_heat_equation(flow: "xr.DataArray") -> "Figure":
     `flow` is one of `JKO.flow` with a constant Φ and D = I. Above, the two energies; below, for each, −ΔE/τ and the
     squared speed in its own metric, ∫(Δρ/τ)² or W²/τ². Along the exact equation the two are equal, which is what makes
     it a steepest descent of this energy in this metric; from step to step they are to first order in τ.
-    Differences of ρ are between neighbouring cells, and no flux passes the walls. Raises ValueError for what is no flow
-    with a step.
+    Differences of ρ are between neighbouring cells, round periodic axes, and no flux passes the walls. Raises
+    ValueError for what is no flow with a step.
     """
     time = _flow(flow)
     temperature = float(flow.attrs["temperature"])
@@ -88,8 +88,10 @@ def plot_heat_equation(flow: "xr.DataArray") -> "Figure":
     spacing = [float(flow[name][1] - flow[name][0]) for name in names]
     values, volume = np.asarray(flow.transpose("time", *names), float), float(np.prod(spacing))
     dirichlet = np.zeros(time.size)
-    for axis, h in enumerate(spacing):
-        slopes = np.diff(values, axis=1 + axis) / h
+    walls = str(flow.attrs["boundary"]).split()
+    for axis, (h, wall) in enumerate(zip(spacing, walls)):
+        first = values.take([0], axis=1 + axis)
+        slopes = np.diff(np.append(values, first, 1 + axis) if wall == "periodic" else values, axis=1 + axis) / h
         dirichlet += 0.5 * temperature * volume * (slopes**2).reshape(time.size, -1).sum(axis=1)
     moved = np.sqrt(volume * (np.diff(values, axis=0) ** 2).reshape(time.size - 1, -1).sum(axis=1))
     entropy, distance = np.asarray(flow["energy"], float), np.asarray(flow["wasserstein"], float)[1:]

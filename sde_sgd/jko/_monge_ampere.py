@@ -90,10 +90,11 @@ class MongeAmpere:
         full = _highest(log_density) >= log_density.max() + np.log(_NEGLIGIBLE)
         sides = [[bool(np.moveaxis(full, axis, 0)[end].any()) for end in (0, -1)] for axis in (0, 1)]
         problem = _Problem(log_density, potential, temperature, tolerance, np.where(sides, _FALL, 0.0))
-        walled = full & ~self._left(problem, tau)
+        walled, spent = full & ~self._left(problem, tau), 0
         while True:
             self._open(~walled)
             now, iterations = self._found(problem, tau, _HALVED_STEPS)
+            spent += iterations
             if not now.residual <= tolerance:
                 raise NotConverged(
                     f"the step of tau = {tau:g} is only known to a residual of {now.residual:.2g}, and {tolerance:g} "
@@ -105,7 +106,7 @@ class MongeAmpere:
             if not (arrived & self._at.free).any():
                 break
             walled, full = walled | arrived, full | arrived
-        return Step(now.log_density, self._squared_distance(now, tau), now.residual, iterations)
+        return Step(now.log_density, self._squared_distance(now, tau), now.residual, spent)
 
     def _left(self, problem: "_Problem", tau: float) -> np.ndarray:
         """Walls that mass leaves faster than cells resolve: S of the next corner is at the wall or outside."""

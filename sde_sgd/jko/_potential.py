@@ -13,6 +13,7 @@ from sde_sgd.potential import decompose
 _PIECES = 4096  # at least, of the tables along a line, and at most eight times as many
 _DIFFERENCE = 1e-5  # of the box: the step of the second derivative, which only steers Newton's method
 _CALM = 1e-12  # |j| over |b| that is rounding
+_SEAM = 1e-8  # jump of the loss across a periodic seam that is rounding, of its range
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def of(process: Any, grid: Grid, potential: str, remainder: str) -> Given:
     x = grid.centers()
     temperature = process.constant_temperature
     if potential == "loss":
-        return Given(_loss(process, x), None, "the loss", "the landscape's loss")
+        return Given(_loss(process, grid), None, "the loss", "the landscape's loss")
     if grid.dim == 1 and not grid.periodic[0]:
         phi = Line(process, grid, potential).potential(grid.axes[0])
         return Given(phi, None, "the integral of (T D' - b)/D", "the landscape's drift and diffusion")
@@ -48,11 +49,11 @@ def of(process: Any, grid: Grid, potential: str, remainder: str) -> Given:
     return Given(fields.potential.values, j, "FokkerPlanck", "potential and remainder of FokkerPlanck on this grid")
 
 
-def _loss(process: Any, x: np.ndarray) -> np.ndarray:
+def _loss(process: Any, grid: Grid) -> np.ndarray:
     try:
-        values = np.asarray(process.landscape.loss(x), float)
+        values = np.asarray(process.landscape.loss(grid.centers()), float)
     except (AttributeError, KeyError):
-        values = np.zeros(x.shape[:-1])
+        values = np.zeros(grid.shape)
     if not values.any():
         raise ValueError(
             f"potential='loss' needs a loss, and {process.landscape.name} is given by its drift alone; take "
@@ -60,6 +61,15 @@ def _loss(process: Any, x: np.ndarray) -> np.ndarray:
         )
     if not np.isfinite(values).all():
         raise ValueError("the loss is not finite on the grid; choose a box inside its domain")
+    for axis in np.flatnonzero(grid.periodic):
+        low, high = grid.centers().take(0, axis=axis), grid.centers().take(0, axis=axis)
+        low[..., axis], high[..., axis] = grid.lower[axis], grid.upper[axis]
+        jump = np.abs(process.landscape.loss(high) - process.landscape.loss(low)).max()
+        if jump > _SEAM * max(np.ptp(values), process.constant_temperature):
+            raise ValueError(
+                f"the loss jumps by {jump:.6g} across the periodic axis {process.variables[axis]}, and its "
+                "descent needs one value there; take potential='steady_state': there the force around is a remainder"
+            )
     return values
 
 
@@ -83,7 +93,7 @@ class Line:
         self._potential = self._integral(knots, self._force)
 
     def _integral(self, knots: np.ndarray, slope: Any) -> CubicHermiteSpline:
-        """∫slope by five Gauss points in each piece, continued by a straight line beyond the ends."""
+        """∫slope by five Gauss points in each piece."""
         nodes, weights = np.polynomial.legendre.leggauss(5)
         half, middle = 0.5 * np.diff(knots), 0.5 * (knots[1:] + knots[:-1])
         pieces = half * (slope(middle[:, None] + half[:, None] * nodes) @ weights)
@@ -103,10 +113,10 @@ class Line:
         return (spread - self._process.drift(x[..., None]))[..., 0] / self._diffusion(x)
 
     def potential(self, x: np.ndarray, order: int = 0) -> np.ndarray:
-        """The derivative of Φ of an order up to 2."""
-        x = np.clip(x, *self._ends)
+        """The derivative of Φ of an order up to 2; beyond the ends Φ is a straight line."""
+        beyond, x = x - np.clip(x, *self._ends), np.clip(x, *self._ends)
         if order == 0:
-            return self._potential(x)
+            return self._potential(x) + self._force(x) * beyond
         if order == 1:
             return self._force(x)
         shift = _DIFFERENCE * (self._ends[1] - self._ends[0])
@@ -114,11 +124,11 @@ class Line:
         return (self._force(high) - self._force(low)) / (high - low)
 
     def arc_length(self, x: np.ndarray, order: int = 0) -> np.ndarray:
-        """The derivative of s of an order up to 2."""
+        """The derivative of s of an order up to 2; beyond the ends s is a straight line."""
         if self.constant is not None:
             return [x, np.ones_like(x), np.zeros_like(x)][order] / np.sqrt(self.constant)
-        x = np.clip(x, *self._ends)
-        if order == 0:
-            return self._length(x)
+        beyond, x = x - np.clip(x, *self._ends), np.clip(x, *self._ends)
         d = self._diffusion(x)
+        if order == 0:
+            return self._length(x) + beyond * d**-0.5
         return d**-0.5 if order == 1 else -0.5 * self._process.diffusion_divergence(x[..., None])[..., 0] * d**-1.5

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_banded
+from scipy.linalg import LinAlgError, solveh_banded
 
 from sde_sgd.errors import NotConverged
 
@@ -69,15 +69,19 @@ def step(
     potential: Callable,
     arc_length: Callable,
     medium: Medium,
-    pinned: bool,
+    held: tuple[float | None, float | None],
     tolerance: float,
 ) -> tuple[Nodes, float, float, int]:
     """The nodes after a step, W₂² per unit of mass, the last Newton step (relative to the spacing), and iterations.
 
-    `potential(x, k)`, `arc_length(x, k)`: the k-th derivatives of Φ and s.
+    `potential(x, k)`, `arc_length(x, k)`: the k-th derivatives of Φ and s. `held`: where the first and the last node
+    are put and stay, None where they are free.
     """
     x, start, mass, weight = nodes.position.copy(), arc_length(nodes.position, 0), nodes.mass, nodes.weight
-    bands = np.zeros((3, x.size))
+    ends = [end for end, place in ((0, held[0]), (-1, held[1])) if place is not None]
+    for end in ends:
+        x[end] = held[end]
+    root, bands = np.sqrt(weight), np.zeros((2, x.size))
     for iteration in range(1, _ITERATIONS + 1):
         gap = np.diff(x)
         density = mass / gap
@@ -86,35 +90,43 @@ def step(
         force = weight * (moved * slope / tau + potential(x, 1))
         force[:-1] += pressure
         force[1:] -= pressure
-        # the exact matrix where it is positive; where Φ is concave or D bends, its positive part
-        own = slope**2 + np.maximum(moved * arc_length(x, 2) + tau * potential(x, 2), -0.9 * slope**2)
-        bands[1] = weight * own / tau
-        bands[1, :-1] += stiffness
-        bands[1, 1:] += stiffness
-        bands[0, 1:], bands[2, :-1] = -stiffness, -stiffness
-        scaled = bands / weight  # rows of the size of one, however little mass is there
-        scaled[0, 1:], scaled[2, :-1] = bands[0, 1:] / weight[:-1], bands[2, :-1] / weight[1:]
-        right = -force / weight
-        if pinned:
-            right[[0, -1]], scaled[1, [0, -1]], scaled[0, 1], scaled[2, -2] = 0.0, 1.0, 0.0, 0.0
-        change = solve_banded((1, 1), scaled, right, check_finite=False)
+        bend = moved * arc_length(x, 2) + tau * potential(x, 2)
+        right = -force / root  # all scaled to rows of the size of one, however little mass is there
+        right[ends] = 0.0
+        # the exact matrix where it is positive; else, where Φ is concave or D bends, its positive part
+        for own in (slope**2 + bend, slope**2 + np.maximum(bend, -0.9 * slope**2)):
+            bands[1] = own / tau
+            bands[1, :-1] += stiffness / weight[:-1]
+            bands[1, 1:] += stiffness / weight[1:]
+            bands[0, 1:] = -stiffness / (root[:-1] * root[1:])
+            for end in ends:
+                bands[1, end], bands[0, 1 if end == 0 else -1] = 1.0, 0.0
+            try:
+                change = solveh_banded(bands, right, check_finite=False) / root
+                break
+            except LinAlgError:
+                change = np.full_like(x, np.nan)
         stretch = 1.0 + np.diff(change) / gap
         limited = gap * np.clip(stretch, 1.0 / _LARGEST, _LARGEST)
         middle = int(np.searchsorted(np.cumsum(mass), 0.5 * mass.sum()))
         left, right_side = limited[:middle], limited[middle:]
         anchor = x[middle] + change[middle]
-        if pinned:
-            anchor = min(max(anchor, 0.5 * (x[0] + x[middle])), 0.5 * (x[-1] + x[middle]))
-            left, right_side = left * (anchor - x[0]) / left.sum(), right_side * (x[-1] - anchor) / right_side.sum()
-        ends = (x[0], x[-1])
+        low = -np.inf if held[0] is None else 0.5 * (x[0] + x[middle])
+        anchor = max(low, min(anchor, np.inf if held[1] is None else 0.5 * (x[-1] + x[middle])))
+        if held[0] is not None:
+            left = left * (anchor - x[0]) / left.sum()
+        if held[1] is not None:
+            right_side = right_side * (x[-1] - anchor) / right_side.sum()
         x = np.concatenate([anchor - np.cumsum(left[::-1])[::-1], [anchor], anchor + np.cumsum(right_side)])
-        if pinned:
-            x[0], x[-1] = ends
+        for end in ends:
+            x[end] = held[end]
         reached = float((mass * np.abs(stretch - 1.0)).sum() / mass.sum())
         if reached < tolerance:
             after = arc_length(x, 0) - start
             return Nodes(x, mass), float((weight * after**2).sum() / mass.sum()), reached, iteration
+        if not np.isfinite(reached):
+            break
     raise NotConverged(
-        f"the step of tau = {tau:g} still moves nodes by {reached:.2g} of their distance after {_ITERATIONS} "
-        f"iterations, and {tolerance:g} is asked for; take a smaller tau"
+        f"the step of tau = {tau:g} still moves nodes by {reached:.2g} of their distance after {iteration} "
+        f"iterations, and {tolerance:g} is asked for; take a smaller tau, or method='entropic', in which mass may leap"
     )

@@ -117,12 +117,12 @@ class File(OnDisk):
             )
 
 
-def question(jko: "JKO", start: np.ndarray, tau: float, steps: int) -> str:
-    """A hash of all that determines the steps."""
+def question(jko: "JKO", start: np.ndarray, tau: float, steps: int, names: list[str]) -> str:
+    """A hash of all that determines the steps, and of the names of what goes along."""
     from sde_sgd import __version__
 
     grid = jko.grid
-    asked = __version__, jko.attrs, grid.lower, grid.upper, grid.shape, tau, steps
+    asked = __version__, jko.attrs, grid.lower, grid.upper, grid.shape, tau, steps, names
     digest = hashlib.blake2b(repr(asked).encode(), digest_size=16)
     x = grid.centers()
     for array in (start, jko._phi, jko.process.drift(x), jko.process.diffusion(x)):

@@ -29,6 +29,7 @@ _REPORTS = {
 _LEAST = 1e-300  # of the largest density, that a cell holds at the start where the logarithm of ρ is needed
 _MASS = 1e-6  # of a start: by how much it may differ from 1 before it is set right
 _MOST_STEPS = 10**8
+_FEWEST_CELLS = 4  # along each of two axes
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,23 @@ class JKO:
     grid : Grid without absorbing walls.
     method :
         "quantile": one variable; Newton's method on the positions of nodes that keep their mass. Any D(x) > 0. The
-        nodes are kept along a flow.
+        nodes are kept along a flow. Refuses long steps in which mass should leap a barrier of many T.
         "monge_ampere": two variables; Newton's method on log ρ. Any D(x), constant or not. Where Φ is given in closed
         form it shares nothing with FokkerPlanck. Refuses starts that jump, more mass over a pass in one step than lies
         on it, and valleys or layers at walls thinner than cells: the first two are for "entropic".
         "entropic": scaling with the heat kernel of FokkerPlanck, periodic axes too; with a bias from its
         `regularisation`.
         "auto": the first of these that applies.
-    potential : "steady_state", or "loss": f in place of Φ. The descent of f + T∫ρ log ρ is what SGD is often said to
-        do; where D ≠ I or j ≠ 0 it ends at another density.
-    remainder : "split", or "ignore": descent of Φ alone.
+    potential : "steady_state", or "loss": f in place of Φ, and no remainder. The descent of f + T∫ρ log ρ is what
+        SGD is often said to do; where D ≠ I or j ≠ 0 it ends at another density.
+    remainder : of "steady_state", "split", or "ignore": descent of Φ alone.
     internal_energy : PorousMedium(exponent), for "quantile" alone.
     tolerance : of the residual of each step, relative, from 1e-12 to 1e-2.
-    nodes : of "quantile", at least; at least one per cell, 2000 where None.
+    nodes : of "quantile", so many at least at the start, where ρ is; 2000 where None.
     regularisation : of "entropic".
 
     The metric needs D > 0; with D(x), W² is that of mass moved at the speed of D where it is. Densities hold one value
-    per cell, have mass 1, and stay > 0 and of mass 1 to rounding. No flux passes the walls.
+    per cell, have mass 1 to rounding, and stay > 0, but for the ends of a porous medium. No flux passes the walls.
 
     Raises ValueError for a process or grid that is none of this, and for options of another method. When not to use it:
     to solve the Fokker–Planck equation, `FokkerPlanck.evolve` is faster and of higher order.
@@ -131,6 +132,7 @@ class JKO:
             nodes = _checks.whole("nodes", nodes, 3, 10**7)
         self._exponent = None if internal_energy is None else internal_energy.exponent
         _inputs.diffusion_at_centers(process, grid)
+        _inputs.check_seams(process, grid)
         given = _potential.of(process, grid, potential, remainder)
         self._phi = given.potential
         self._road: Road
@@ -142,7 +144,6 @@ class JKO:
             from ._entropic import Entropic
 
             self._road = Entropic(process, grid, given.potential, tolerance=tolerance, regularisation=regularisation)
-        self._lowest = float(self._phi.min())
         self._remainder = None
         if given.remainder is not None:
             log_steady = -self._phi / self._temperature
@@ -188,7 +189,7 @@ class JKO:
         ----------
         density : one value ≥ 0 per cell, of mass 1. Cells with less than 1e-300 of the largest are given that, except
             in a porous medium; with "monge_ampere" the logarithm goes on falling there, and cells must resolve it;
-            jumps, ends and points are for "entropic".
+            jumps, ends and points are for the other methods.
         tau : > 0. steps : at least 1.
         file : a netCDF file to which each step is written as it is made. A flow that was stopped goes on from its last
             step, with the same bits; a complete file is returned as it is.
@@ -196,8 +197,10 @@ class JKO:
 
         Coordinates along time: `energy` F, of the nodes themselves with "quantile"; `wasserstein`, the distance W of
         each step in the metric of D⁻¹ (without the transport along j); `residual` of its optimality condition and
-        `iterations` of its method; and what a method adds. Raises ValueError for a start, τ or steps that are none of
-        this, NotConverged where a step is not found.
+        `iterations` of its method, with all that had to be tried; and what a method adds: `mass_defect`, by how much
+        the mass of a "monge_ampere" step had changed, or `transport_mass_defect`, that of the transport along j, before
+        they were set right; `regularisation`, `regularisation_error` and `extrapolated` of "entropic".
+        Raises ValueError for a start, τ or steps that are none of this, NotConverged where a step is not found.
         """
         tau = _checks.positive("tau", tau)
         steps = _checks.whole("steps", steps, 1, _MOST_STEPS)
@@ -209,7 +212,7 @@ class JKO:
         if file is None:
             store = _store.InMemory(self, times)
         else:
-            question = _store.question(self, log_density, tau, steps)
+            question = _store.question(self, log_density, tau, steps, list(first))
             store = _store.File(self, times, file, question, state, list(first))
             if store.complete:
                 return store.opened()
@@ -240,15 +243,16 @@ class JKO:
         return state, log_density, self._row(state, log_density, record, defect)
 
     def energy(self, density: xr.DataArray | np.ndarray) -> float:
-        """F(ρ) = ∫ρ(Φ + T log ρ), or with ρ^{k−1}/(k − 1) in place of T log ρ, over the cells; Φ has minimum 0."""
-        return self._energy(self._start(density))
+        """F(ρ) = ∫ρ(Φ + T log ρ), or with ρ^{k−1}/(k − 1) for T log ρ, as a flow from ρ begins; Φ has minimum 0."""
+        log_density = self._start(density)
+        return self._energy(self._road.start(log_density), log_density)
 
-    def _energy(self, log_density: np.ndarray) -> float:
-        rho, k = np.exp(log_density), self._exponent
-        inside = rho > 0.0
-        own = self._temperature * log_density[inside] if k is None else rho[inside] ** (k - 1.0) / (k - 1.0)
-        phi = self._phi - self._lowest
-        return float((rho[inside] * (phi[inside] + own)).sum() * self.grid.cell_volume)
+    def _energy(self, state: np.ndarray, log_density: np.ndarray) -> float:
+        """Over the nodes, which is what their steps minimise, or over the cells."""
+        if isinstance(self._road, Quantile):
+            return self._road.energy(state)
+        u = self._phi - self._phi.min() + self._temperature * log_density
+        return float((np.exp(log_density) * u).sum() * self.grid.cell_volume)
 
     def _row(
         self, state: np.ndarray, log_density: np.ndarray, record: Record | None, defect: float = 0.0
@@ -257,9 +261,7 @@ class JKO:
         if record is None:
             record = Record(0.0, 0.0, 0, dict.fromkeys(_REPORTS[self._method], 0.0))
         row = {
-            "energy": self._road.energy(state) - self._lowest
-            if isinstance(self._road, Quantile)
-            else self._energy(log_density),
+            "energy": self._energy(state, log_density),
             "wasserstein": float(np.sqrt(record.squared_distance)),
             "residual": record.residual,
             "iterations": record.iterations,
@@ -292,6 +294,11 @@ def _fitting(method: str, grid: Grid) -> str:
     """The method, where it suits the grid."""
     if "absorbing" in grid.boundary:
         raise ValueError("an absorbing wall takes mass, and W is between densities of equal mass; use FokkerPlanck")
+    if grid.dim == 2 and min(grid.shape) < _FEWEST_CELLS:
+        raise ValueError(
+            f"the grid has {' × '.join(map(str, grid.shape))} cells, and cubic splines need {_FEWEST_CELLS} along each "
+            "axis; take more"
+        )
     if grid.dim == 3:
         raise ValueError("JKO has one or two variables, and the grid three axes; use FokkerPlanck")
     wraps = any(grid.periodic)
