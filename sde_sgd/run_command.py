@@ -121,7 +121,7 @@ def _rows(experiment: "Experiment") -> list[tuple[str, ...]]:
     def shown(value: Any) -> str:
         return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, setting in experiment.settings.items():
         bounds: Mapping[str, float | None] = {"≥": setting.low, "≤": setting.high}
         allowed = ", ".join(setting.choices) or " ".join(f"{s} {v:g}" for s, v in bounds.items() if v is not None)

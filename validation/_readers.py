@@ -27,7 +27,7 @@ _ALLOWED = {
 
 def mnist(directory) -> Arrays:
     """Images (n, 1, 28, 28) and labels to train on, and to test, from the four IDX files."""
-    parts = []
+    parts: list[NDArray] = []
     for prefix in ("train", "t10k"):
         images = _idx(_found(directory, "mnist", _idx_names(f"{prefix}-images", 3)), 3)
         labels = _idx(_found(directory, "mnist", _idx_names(f"{prefix}-labels", 1)), 1)
@@ -40,7 +40,7 @@ def mnist(directory) -> Arrays:
 def cifar(directory, name: str) -> Arrays:
     """Images (n, 3, 32, 32) and labels to train on, and to test, from the files of the "python version"."""
     folder, training, test, key, classes = _CIFAR[name]
-    parts = []
+    parts: list[NDArray] = []
     for files in (training, [test]):
         batches = [_batch(_found(directory, name, [file, f"{folder}/{file}"]), key, classes) for file in files]
         parts += [np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])]

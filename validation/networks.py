@@ -151,7 +151,8 @@ class _Layers:
         return nn.Sequential(*parts, nn.Linear(inputs, classes))
 
     def lenet(self, shape: tuple[int, ...], classes: int) -> nn.Sequential:
-        (channels, *sides), parts = shape, []
+        parts: list[nn.Module] = []
+        channels, *sides = shape
         for size, pool in ((self._scaled(8), 3), (self._scaled(16), 2)):
             fits = min(sides) >= 5 + pool  # else the size is kept
             parts += [nn.Conv2d(channels, size, 5, padding=0 if fits else 2)]
@@ -173,7 +174,8 @@ class _Layers:
         return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def vgg(self, shape: tuple[int, ...], classes: int) -> nn.Sequential:
-        (channels, *sides), parts = shape, []
+        parts: list[nn.Module] = []
+        channels, *sides = shape
         for size in _VGG:
             if isinstance(size, str):
                 if min(sides) >= 2:

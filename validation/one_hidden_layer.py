@@ -124,8 +124,9 @@ class OneHiddenLayer:
                 first_step=self.step,
             )  # fmt: skip
             end = row + (self.step + count) // every - self.step // every
+            weights, velocity = self._state
             taken = kernel.advance(
-                self._inputs, self._labels, self._targets, picks, *self._state, self._sizes, self._kinds,
+                self._inputs, self._labels, self._targets, picks, weights, velocity, self._sizes, self._kinds,
                 self._rates_of(count), self._momentum, self._nesterov, self._decay, self.step > 0, along, every,
                 self.step, projections[row:end], losses[row:end],
             )  # fmt: skip
@@ -264,8 +265,8 @@ class _Chunks:
 
 
 def _parts(model: nn.Module) -> tuple[nn.Linear, nn.Module, nn.Linear]:
-    _checks.instance("model", model, nn.Sequential, "the kernel knows Linear, ReLU or Tanh, Linear")
-    parts = [part for part in model if not isinstance(part, nn.Flatten)]
+    sequence = _checks.instance("model", model, nn.Sequential, "the kernel knows Linear, ReLU or Tanh, Linear")
+    parts = [part for part in sequence if not isinstance(part, nn.Flatten)]
     kinds = ", ".join(type(part).__name__ for part in parts)
     if len(parts) != 3 or not (isinstance(parts[0], nn.Linear) and isinstance(parts[2], nn.Linear)):
         raise ValueError(f"the model must be Linear, ReLU or Tanh, Linear, got {kinds}; use train_sgd for others")

@@ -1,4 +1,4 @@
-"""Full-batch descent near a minimum, started along the sharpest direction; what several claims share."""
+"""A small regression, optima, and where full-batch descent ceases to be stable: what several topics share."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 import sde_sgd as sde
+from sde_sgd.theory.claim import Measurement
 
 SYSTEMS = ("regression", "neuron")
 _START = 1e-7  # distance from the minimum
@@ -78,3 +79,8 @@ def edge(below: Callable[[float], bool], low: float, high: float, halvings: int)
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) else (low, middle)
     return (low + high) / 2
+
+
+def bisected(what: str, found: float, expected: float, width: float) -> Measurement:
+    """An `edge`, granted the `width` of its last interval."""
+    return Measurement(what, found, expected, width, "the last interval of the bisection")

@@ -1,12 +1,12 @@
 """Expectations of mini-batch SGD with nothing sampled: moments of quadratic sums, and laws in one variable."""
 
-import itertools
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
 import sde_sgd as sde
+from sde_sgd.theory.claims._batches import draws, finite_sum
 
 
 @cache
@@ -28,9 +28,7 @@ def regression() -> sde.FiniteSum:
 @cache
 def pearson() -> sde.FiniteSum:
     """f_k = a_k(x − c_k)²/2, four samples of mean curvature 1.25."""
-    found = sde.landscapes.get("pearson")
-    assert isinstance(found, sde.FiniteSum)
-    return found
+    return finite_sum("pearson")
 
 
 @cache
@@ -54,7 +52,7 @@ def affine(quadratic: sde.FiniteSum) -> np.ndarray:
 
 def batches(parts: np.ndarray, size: int) -> np.ndarray:
     """The mean of every ordered batch drawn with replacement."""
-    return np.array([parts[list(batch)].mean(axis=0) for batch in itertools.product(range(len(parts)), repeat=size)])
+    return np.array([parts[list(batch)].mean(axis=0) for batch in draws("with_replacement", len(parts), size)])
 
 
 def pairs(matrices: np.ndarray) -> np.ndarray:

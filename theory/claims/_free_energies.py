@@ -39,7 +39,9 @@ def sizes(level: Level, system: str) -> tuple[int, int]:
 def energy_of(system: str, energy: str, points: np.ndarray) -> np.ndarray:
     """Φ, or f where `energy` is "loss"."""
     landscape, temperature = _landscape(system)
-    return landscape.loss(points) if energy == "loss" else landscape.potential(points, temperature)
+    found = landscape.loss(points) if energy == "loss" else landscape.potential(points, temperature)
+    assert found is not None  # every one of these landscapes knows its Φ
+    return found
 
 
 def slope_of(system: str, energy: str, points: np.ndarray) -> np.ndarray:
@@ -91,7 +93,7 @@ def relative_entropy(system: str, cells: int) -> float:
 def course(system: str, energy: str, cells: int, times: tuple[float, ...]) -> np.ndarray:
     """F/T along the flow from e^{−f/T}/Z, by steps of implicit Euler that keep ρ_ss."""
     fp = generator(system, cells)
-    flow = fp.evolve(gibbs(system, "loss", cells)[0], times, scheme="implicit_euler", step=times[1])
+    flow = fp.evolve(gibbs(system, "loss", cells)[0], np.array(times), scheme="implicit_euler", step=times[1])
     if energy == "potential":
         return fp.free_energy(flow).free_energy.values / SYSTEMS[system][2]
     low = gibbs(system, "loss", cells)[1]

@@ -21,7 +21,7 @@ def heat_flow(loss: str, box: tuple, cells: int, gammas: tuple[float, ...]) -> l
     flat = sde.FokkerPlanck(sde.Landscape(names, " + ".join(f"0*{n}" for n in names)).at_temperature(0.5), grid)
     weight = np.exp(-landscape(loss, names).loss(grid.centers()))
     total = weight.sum() * grid.cell_volume
-    flow = flat.evolve(weight / total, gammas, scheme="exact").values
+    flow = flat.evolve(weight / total, np.array(gammas), scheme="exact").values
     return [_spline(grid.axes, -np.log(np.maximum(total * rho, 1e-300))) for rho in flow]
 
 

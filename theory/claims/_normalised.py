@@ -5,14 +5,13 @@ from functools import cache
 import numpy as np
 
 import sde_sgd as sde
+from sde_sgd.theory.claims._batches import finite_sum
 
 
 @cache
 def losses() -> dict[str, tuple[sde.FiniteSum, np.ndarray]]:
     """Finite sums that depend on the direction of the weights alone, with a start."""
-    two = sde.landscapes.get("neuron_two_inputs")
-    assert isinstance(two, sde.FiniteSum)
-    some = {name: values[::13] for name, values in two.data.items()}
+    some = {name: values[::13] for name, values in finite_sum("neuron_two_inputs").data.items()}
     margin = "3*y*(w1*x1 + w2*x2 + c)/sqrt(w1**2 + w2**2 + c**2)"
     classifier = sde.FiniteSum(("w1", "w2", "c"), f"log(1 + exp(-{margin}))", some, name="normalised_classifier")
     return {
@@ -23,14 +22,7 @@ def losses() -> dict[str, tuple[sde.FiniteSum, np.ndarray]]:
 
 def circle(noise: float, decay: float = 0.0) -> sde.FiniteSum:
     """The landscape "scale_invariant": x²/(x² + y²) and the noise of three samples."""
-    found = sde.landscapes.get("scale_invariant", noise=noise, weight_decay=decay)
-    assert isinstance(found, sde.FiniteSum)
-    return found
-
-
-def states(run, loss: sde.FiniteSum) -> np.ndarray:
-    """The weights of a run, one more axis at the end."""
-    return np.stack([run[v].values for v in loss.variables], -1)
+    return finite_sum("scale_invariant", noise=noise, weight_decay=decay)
 
 
 def mean_square(loss: sde.FiniteSum, points: np.ndarray, power: int = 1) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact
-from sde_sgd.theory.claims._descent import SYSTEMS, comes_nearer, edge, offsets
+from sde_sgd.theory.claims._descent import SYSTEMS, bisected, comes_nearer, edge, offsets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +32,8 @@ def _edges(level: Level, momentum: float) -> list[Measurement]:
             ("first ηh that does not come nearer", comes_nearer, (0.3, 4.0), 2.0),
         ):
             found_at = edge(partial(test, name, momentum=momentum), *span, halvings)
-            tolerance = (span[1] - span[0]) / 2**halvings + 1e-6
-            because = "the last interval of the bisection, and the rounding of states that differ by 1e-7"
-            found.append(Measurement(f"{what}, {name}, μ = {momentum:g}", found_at, expected, tolerance, because))
+            width = (span[1] - span[0]) / 2**halvings
+            found.append(bisected(f"{what}, {name}, μ = {momentum:g}", found_at, expected, width))
     return found
 
 
@@ -114,14 +113,14 @@ def _parts(name: str) -> tuple[np.ndarray, ...]:
 
 
 def _split(keep_gradient: bool, keep_curvature: bool) -> list[Measurement]:
-    """The eigenvalue of H⁻¹(D + ggᵀ − mean ∇²p/p) furthest from 1."""
+    """The eigenvalue of H⁻¹(D + ggᵀ − mean ∇²p/p) furthest from 1; its modulus, in case it is complex."""
     terms = "D" + " + ggᵀ" * keep_gradient + " − mean ∇²p/p" * keep_curvature
     found = []
     for name in _LIKELIHOODS:
         hessian, noise, square, curvature = _parts(name)
         total = noise + keep_gradient * square - keep_curvature * curvature
-        ratios = np.linalg.eigvals(np.linalg.solve(hessian, total)).real
-        furthest = ratios[np.argmax(abs(ratios - 1))]
+        ratios = np.linalg.eigvals(np.linalg.solve(hessian, total))
+        furthest = abs(ratios[np.argmax(abs(ratios - 1))])
         found.append(exact(f"eigenvalue of H⁻¹({terms}) furthest from 1, {name}", furthest, 1.0, 1e-9))
     return found
 

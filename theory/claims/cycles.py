@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
-_TURNS = 21  # of which 13 and 21 come nearest to where they began
+_TURNS, _START = 21, 1.3  # after 13 and 21 turns the path comes nearest to where it began
 
 
 # -- ẋ = j ---------------------------------------------------------------------------------------------------
@@ -55,8 +55,8 @@ def _tori(winding: float) -> sde.Landscape:
 
 
 @cache
-def _windings(winding: float, start: float) -> np.ndarray:
-    """Places (4·turns + 1, 3) of a path of ẋ = j from (start, 0, 0), at every quarter of a turn around the circle."""
+def _windings(winding: float) -> np.ndarray:
+    """Places (4·turns + 1, 3) of a path of ẋ = j from (1.3, 0, 0), at every quarter of a turn around the circle."""
     landscape = _tori(winding)
 
     def by_angle(_, x):
@@ -68,19 +68,19 @@ def _windings(winding: float, start: float) -> np.ndarray:
 
     quarters = 0.5 * np.pi * np.arange(4 * _TURNS + 1)
     settings = dict(method="DOP853", rtol=1e-10, atol=1e-12)
-    return solve_ivp(by_angle, (0.0, quarters[-1]), [start, 0.0, 0.0], t_eval=quarters, **settings).y.T
+    return solve_ivp(by_angle, (0.0, quarters[-1]), [_START, 0.0, 0.0], t_eval=quarters, **settings).y.T
 
 
-def _advance(winding: float, start: float) -> float:
+def _advance(winding: float) -> float:
     """Turns along the circle for every turn around it."""
-    places = _windings(winding, start)
+    places = _windings(winding)
     angle = np.unwrap(np.arctan2(places[:, 1], places[:, 0]))
     return float(abs(angle[-1] - angle[0]) / (2 * np.pi * _TURNS))
 
 
-def _gap(winding: float, start: float) -> float:
+def _gap(winding: float) -> float:
     """How near a path comes to its start in all these turns, over how far it goes from it."""
-    places = _windings(winding, start)[::4]
+    places = _windings(winding)[::4]
     distance = np.linalg.norm(places[1:] - places[0], axis=-1)
     return float(distance.min() / distance.max())
 
@@ -90,13 +90,13 @@ def _integrated(what: str, measured: float, expected: float) -> Measurement:
     return Measurement(what, float(measured), float(expected), 1e-7, reason)
 
 
-def _divergence_and_climb() -> tuple[float, float]:
-    """Largest |div j|/|j|, by central differences, and |j·∇Φ|/(|j||∇Φ|) at random places; the circle has radius 1."""
-    landscape, h = _tori(_GOLDEN), 1e-4
+def _divergence_and_climb(h: float) -> tuple[float, float]:
+    """Largest |div j|/|j|, by central differences of step h, and |j·∇Φ|/(|j||∇Φ|) at random places near the circle."""
+    landscape = _tori(_GOLDEN)
     points = np.random.default_rng(0).uniform(-1.5, 1.5, (100, 3))
     points = points[np.hypot(points[:, 0], points[:, 1]) > 0.4]
-    j, slope = landscape.remainder(points, 0.3), landscape.gradient(points)
-    pairs = [(landscape.remainder(points + h * e, 0.3), landscape.remainder(points - h * e, 0.3)) for e in np.eye(3)]
+    j, slope = np.asarray(landscape.remainder(points, 0.3)), landscape.gradient(points)
+    pairs = [[np.asarray(landscape.remainder(points + k * h * e, 0.3)) for k in (1, -1)] for e in np.eye(3)]
     divergence = sum((a - b)[:, i] / (2 * h) for i, (a, b) in enumerate(pairs))
     speed = np.linalg.norm(j, axis=-1)
     return float((abs(divergence) / speed).max()), float(
@@ -115,9 +115,9 @@ def _four_variables() -> np.ndarray:
     return np.sort(rates.imag[rates.imag > 0])
 
 
-def _two_variables(level: Level) -> list[Measurement]:
-    """Every orbit of ẋ = j that is found (Newton's method on point and period) is closed, and its period is that of its
-    level set of Φ, by quadrature or in closed form. In three variables, j = Φ ∇(αχ − φ) × ∇Φ is divergence-free and
+def _level_sets_and_tori(level: Level) -> list[Measurement]:
+    """In the plane the orbits of ẋ = j, found by Newton's method on point and period, have the period of their level
+    set of Φ, by quadrature or in closed form. In three variables, j = Φ ∇(αχ − φ) × ∇Φ is divergence-free and
     perpendicular to ∇Φ; its paths go round the tori Φ = const with α turns along the core for each turn around it,
     counted in an integration of 21 turns. They close for rational α alone; with the golden mean not one does, and after
     n turns it is 2|sin πnα| of the radius away from where it began. In four variables the frequencies of j of a linear
@@ -125,33 +125,31 @@ def _two_variables(level: Level) -> list[Measurement]:
     """
     well, hopf = _closed_orbits("sheared_double_well"), _closed_orbits("hopf")
     phi = sde.landscapes.get("sheared_double_well").potential
-    first = [c.period / _period_of_level(float(phi(c.points[0], 0.1))) for c in well]
+    first = [c.period / _period_of_level(float(np.asarray(phi(c.points[0], 0.1)))) for c in well]
     second = [c.period * (1 + 0.5 * (c.points[0] ** 2).sum()) / (2 * np.pi) for c in hopf]
     reach = abs(2 * np.sin(np.pi * _TURNS * _GOLDEN))
-    away = float(np.linalg.norm(_windings(_GOLDEN, 1.3)[-1] - _windings(_GOLDEN, 1.3)[0]))
+    away = float(np.linalg.norm(_windings(_GOLDEN)[-1] - _windings(_GOLDEN)[0]))
+    (coarse, climb), (fine, _) = (_divergence_and_climb(h) for h in (2e-3, 1e-3))
     return [
-        exact(f"period over that of the level set, {len(first)} orbits of the sheared well", np.mean(first), 1.0, 1e-8),
-        exact(f"period over 2π/(ω + κr²), {len(second)} orbits of hopf", np.mean(second), 1.0, 1e-8),
-        *(_integrated(f"turns along for one around, from {s:g}", _advance(_GOLDEN, s), _GOLDEN) for s in (1.3, 1.8)),
-        _integrated("distance from the start after 21 turns around, of 1.3", away / 1.3, reach),
-        exact("largest |div j|/|j| on the tori", _divergence_and_climb()[0], 0.0, 1e-4),
-        exact("largest |j·∇Φ|/(|j||∇Φ|) on the tori", _divergence_and_climb()[1], 0.0, 1e-10),
-        _integrated("nearest return over farthest, α = 1/2", _gap(0.5, 1.3), 0.0),
+        exact(f"period over its level set's, {len(first)} orbits, sheared well", sum(first) / len(first), 1.0, 1e-8),
+        exact(f"period over 2π/(ω + κr²), {len(second)} orbits of hopf", sum(second) / len(second), 1.0, 1e-8),
+        _integrated("turns along the core for one around it, golden mean", _advance(_GOLDEN), _GOLDEN),
+        _integrated("distance from the start after 21 turns around, over the radius there", away / _START, reach),
+        refined("largest |div j|/|j| on the tori", coarse, fine, 0.0, order=2),
+        exact("largest |j·∇Φ|/(|j||∇Φ|) on the tori", climb, 0.0),
+        _integrated("nearest return over farthest, α = 1/2", _gap(0.5), 0.0),
         exact("ratio of the frequencies of j in 4-D", np.divide(*_four_variables()[::-1]), np.sqrt(2), 1e-8),
     ]  # fmt: skip
 
 
-def _higher(level: Level) -> list[Measurement]:
-    """Nearest return over farthest in 21 turns on two tori, which is 0 for a path that closes; div j and j·∇Φ are 0 to
-    rounding there. And in four variables, after whole turns of the slower plane, how far the other one is from a turn.
+def _never_closed(level: Level) -> list[Measurement]:
+    """Nearest return over farthest in 21 turns on a torus, which would be 0 if the path closed. And in four variables,
+    after whole turns of the slower plane, how far the other one is from a turn.
     """
     slow, fast = _four_variables()
-    turns = fast / slow * np.arange(1, 22)
+    turns = fast / slow * np.arange(1, _TURNS + 1)
     return [
-        *(
-            _integrated(f"nearest return over farthest, 3-D, torus through {s:g}", _gap(_GOLDEN, s), 0.0)
-            for s in (1.3, 1.8)
-        ),
+        _integrated("nearest return over farthest, 3-D, golden mean", _gap(_GOLDEN), 0.0),
         exact("part of a turn left in the other plane, 4-D", abs(turns - np.round(turns)).min(), 0.0, 1e-6),
     ]
 
@@ -175,8 +173,8 @@ def _draw_tori(level: Level) -> "Figure":
 
 
 def _windings_finely(winding: float) -> np.ndarray:
-    """The path as a curve: φ = αχ + const on the torus through (1.3, 0, 0)."""
-    height = float(_tori(winding).loss(np.array([1.3, 0.0, 0.0])))
+    """The path as a curve: φ = αχ + const on the same torus."""
+    height = float(_tori(winding).loss(np.array([_START, 0.0, 0.0])))
     around = np.linspace(0.0, 2 * np.pi * _TURNS, 4000)
     # the torus Φ = E: (ϱ − √(1 + E))² + z² = E, on which tan χ = 2z/(r² − 1)
     big, small = np.sqrt(1 + height), np.sqrt(height)
@@ -192,10 +190,10 @@ CLOSED_TRAJECTORIES = Claim(
     source="Chaudhari & Soatto (2018)",
     hypotheses=("div j = 0", "needed besides: two variables, a compact level set of Φ without a zero of j"),
     as_stated="needs_hypothesis",
-    holds="in the plane they are the level sets of Φ; in three variables they may fill tori and none need close, in "
-    "four this is so of a linear process",
-    check=_two_variables,
-    twin=_higher,
+    holds="in the plane they are the level sets of Φ; in three variables they may wind round tori and never close, and "
+    "in four so may those of a linear process",
+    check=_level_sets_and_tori,
+    twin=_never_closed,
     figure=_draw_tori,
 )
 
@@ -239,12 +237,18 @@ def _decay(turns: int) -> float:
     return float((1 / last**2 - 1 / middle**2) / (last.time - middle.time))
 
 
+@cache
+def _orbits_found() -> int:
+    """How many closed orbits the search finds at λ = 1.5."""
+    return len(sde.find_cycles(_example(1.5), starts=2, steps=100))
+
+
 def _example_19(level: Level) -> list[Measurement]:
     """E[r²] of the solved density beside that of e^{−Φ}, for three λ. The zeros of the drift at λ = ½ by Newton's
     method, beside the root of one equation in y/x; its eigenvalues at the origin are ±√(1 − λ²√e). Followed in λ, the
-    wells end in a pitchfork at e^{−1/4}. At λ = 1.5 the eigenvalues are imaginary and the first Lyapunov coefficient is
-    −¼, a weak stable focus: 1/R² grows like t/4, as the radius of an integrated path does, turn by turn. The search for
-    closed orbits finds none here, and the one that `hopf` has.
+    wells end in a pitchfork at e^{−1/4}. At λ = 1.5 the eigenvalues are imaginary, as of no gradient, and the first
+    Lyapunov coefficient is −¼, a weak stable focus: 1/R² grows like t/4, as the radius of an integrated path does, turn
+    by turn. The search for closed orbits finds none here, and the one that `hopf` has.
     """
     cells, turns = level.cells(48), level.cells(50, order=1)
     node, weight = np.polynomial.legendre.leggauss(200)  # on the box of the grid, (−4, 4) along both axes
@@ -270,7 +274,7 @@ def _example_19(level: Level) -> list[Measurement]:
             "its first Lyapunov coefficient", focus.coefficient, -0.25, focus.error, "step of its third derivatives"
         ),
         refined("slope of 1/R² on time, λ = 1.5", _decay(turns), _decay(2 * turns), 0.25, order=1),
-        exact("closed orbits found at λ = 1.5", len(sde.find_cycles(_example(1.5), starts=2, steps=100)), 0.0),
+        exact("closed orbits found at λ = 1.5", _orbits_found(), 0.0),
         exact("period of the one found for hopf, over 2π/(ω + κ)", cycle.period * 1.5 / (2 * np.pi), 1.0, 1e-8),
     ]  # fmt: skip
 
@@ -282,7 +286,7 @@ def _limit_cycle(level: Level) -> list[Measurement]:
     radii = _radii(2 * level.cells(50, order=1))
     last, middle = float(radii[-1]), float(radii[len(radii) // 2 - 1])
     return [
-        exact("closed orbits found at λ = 1.5", len(sde.find_cycles(_example(1.5), starts=2, steps=100)), 1.0),
+        exact("closed orbits found at λ = 1.5", _orbits_found(), 1.0),
         exact("radius of a turn over that of one half as late", last / middle, 1.0, 1e-2),
     ]
 
@@ -300,11 +304,11 @@ def _draw_example(level: Level) -> "Figure":
         ways.plot(0, 0, "o", ms=3, color=INK)
         ways.set(xlabel="x", ylabel="y", title="50 turns at λ = 1.5", aspect="equal")
         lambdas = np.linspace(0.01, np.exp(-0.25) - 1e-6, 200)
-        wells = np.array([_branch_x(c) for c in lambdas])
+        wells = np.array([_well_of_example(c)[0] for c in lambdas])
         for sign in (1, -1):
             branches.plot(lambdas, sign * wells, color="C0", label="wells" if sign > 0 else None)
         branches.plot([0, np.exp(-0.25)], [0, 0], "--", color="C1", label="saddle")
-        branches.plot([np.exp(-0.25), 1.5], [0, 0], color="C2", label="weak stable focus")
+        branches.plot([np.exp(-0.25), 1.5], [0, 0], color="C2", label="weak focus")
         branches.set(xlabel="λ", ylabel="x of a fixed point", title="pitchfork at λ = e$^{-1/4}$")
         branches.legend(loc="upper right")
         radii = _radii(2 * level.cells(50, order=1))
@@ -317,13 +321,9 @@ def _draw_example(level: Level) -> "Figure":
     return draw()
 
 
-def _branch_x(circulation: float) -> float:
-    return float(_well_of_example(circulation)[0])
-
-
 EXAMPLE_19 = Claim(
     name="example_19_limit_cycle",
-    statement="With λ = 1.5 the drift −∇Φ + j of the double well has a limit cycle, which SGD would follow.",
+    statement="With λ = 1.5 the paths of the drift −∇Φ + j converge to a stable limit cycle around the saddle point.",
     formula=r"j=\lambda\,e^{\Phi-(x^2+y^2)^2/4}\,(-y,\,x),\quad\Phi=\frac{(x^2-1)^2}{4}+\frac{y^2}{2}",
     source="Chaudhari & Soatto (2018), Example 19",
     hypotheses=("D = I, T = 1",),

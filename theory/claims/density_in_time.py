@@ -8,6 +8,7 @@ import numpy as np
 import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, refined, sampled
+from sde_sgd.theory.claims._batches import seed_of, states
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,23 +65,19 @@ def _curved_law() -> tuple[float, float]:
 
 
 @cache
-def _paths(seed: int, count: int, which: str) -> tuple[np.ndarray, np.ndarray]:
+def _paths(level: Level, which: str) -> tuple[np.ndarray, np.ndarray]:
     """States at t = ½ by Euler–Maruyama at two steps, h and h/2, on the same noise: (path, variable)."""
     process, start = (_well("Itô"), (1.0,)) if which == "well" else (_curved("Itô"), (1.0, 0.5))
-    steps = 32
-    settings: dict[str, Any] = dict(paths=count, scheme="euler_maruyama", seed=seed)
+    steps, paths = 32, min(level.count(120_000), 5_000_000)  # memory
+    settings: dict[str, Any] = dict(paths=paths, scheme="euler_maruyama", seed=seed_of(level, 51, which == "well"))
     coarse = sde.simulate(process, start, step=_TIME / steps, steps=steps, substeps=2, **settings)
     fine = sde.simulate(process, start, step=_TIME / steps / 2, steps=2 * steps, **settings)
-    return tuple(np.stack([run[name].values for name in process.variables], axis=-1) for run in (coarse, fine))
-
-
-def _count(level: Level) -> int:
-    return min(level.count(120_000), 5_000_000)  # memory
+    return states(coarse, process), states(fine, process)
 
 
 def _by_paths(what: str, level: Level, which: str, observable, expected: float) -> Measurement:
     """E φ over paths, extrapolated path by path from h and h/2 (order 1); granted a quarter of what that changed."""
-    coarse, fine = map(observable, _paths(level.seed + 21, _count(level), which))
+    coarse, fine = map(observable, _paths(level, which))
     bias = abs(float((fine - coarse).mean())) / 4
     return sampled(what, 2 * fine - coarse, expected, bias=bias)
 
@@ -125,8 +122,8 @@ def _density_misread(level: Level) -> list[Measurement]:
 def _draw_density(level: Level) -> "Figure":
     figure = new_figure(5.0, 3.6)
     ax = figure.subplots()
-    _, fine = _paths(level.seed + 21, _count(level), "well")
-    ax.hist(fine[:, 0], bins=np.linspace(-1, 2.2, 81), density=True, color=MUTED, alpha=0.4, label="paths (Itô)")
+    _, fine = _paths(level, "well")
+    ax.hist(fine[:, 0], bins=80, range=(-1, 2.2), density=True, color=MUTED, alpha=0.4, label="paths (Itô)")
     for reading, style in (("Itô", "-"), ("Stratonovich", "--"), ("D outside", ":")):
         density = _well_density(reading, 400)
         ax.plot(density.x, density, style, label=reading)
@@ -140,7 +137,7 @@ DENSITY_OBEYS_FOKKER_PLANCK = Claim(
     statement="The density of the equation dx = −∇f dt + √(2TD(x)) dW evolves by the Fokker–Planck equation, with D "
     "inside both derivatives.",
     formula=r"\partial_t\rho=\nabla\cdot\left(\nabla f\,\rho+T\,\nabla\cdot(D\rho)\right)",
-    source="Risken (1996); Chaudhari & Soatto (2018)",
+    source="Risken (1989); Chaudhari & Soatto (2018)",
     hypotheses=("the equation is read in the sense of Itô, as SGD's noise at the point before the step demands",),
     as_stated="holds",
     holds="as stated; the readings of Stratonovich, or with D outside the inner derivative, belong to other paths "

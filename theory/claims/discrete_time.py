@@ -8,15 +8,12 @@ import numpy as np
 
 import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
-from sde_sgd.theory.claim import Claim, Level, Measurement, estimated, exact, refined, sampled
+from sde_sgd.theory.claim import Claim, Level, Measurement, exact, refined, sampled
 from sde_sgd.theory.claims import _exact_laws as laws
+from sde_sgd.theory.claims._batches import ratio_of_means, seed_of, states
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def _count(level: Level) -> int:
-    return min(level.count(150_000), 4_000_000)  # memory
 
 
 @cache
@@ -27,14 +24,14 @@ def _steepest() -> tuple[float, np.ndarray]:
 
 
 @cache
-def _states(name: str, rate: float, batch: int, seed: int, count: int, momentum: float = 0.0) -> np.ndarray:
-    """x − x*, and v with momentum, at rest: (run, variable), from runs of SGD itself."""
+def _offsets_at_rest(level: Level, name: str, rate: float, batch: int) -> np.ndarray:
+    """x − x* of runs of SGD after 100 steps: (run, variable)."""
     quadratic = {"offsets": laws.offsets, "regression": laws.regression}[name]()
-    law = sde.DiscreteSGD.from_finite_sum(quadratic, rate, batch, momentum=momentum)
-    run = sde.sgd(quadratic, law.center, learning_rate=rate, batch_size=batch, momentum=momentum, steps=100,
-                  replicas=count, seed=seed)  # fmt: skip
-    names = ["x", "y"] + (["velocity_x", "velocity_y"] if momentum else [])
-    return np.stack([run[name].values for name in names], axis=-1) - np.pad(law.center, (0, len(names) - 2))
+    center = sde.DiscreteSGD.from_finite_sum(quadratic, rate, batch).center
+    run = sde.sgd(quadratic, center, learning_rate=rate, batch_size=batch, steps=100,
+                  replicas=min(level.count(150_000), 4_000_000),  # memory
+                  seed=seed_of(level, 52, name == "regression", batch))  # fmt: skip
+    return states(run, quadratic) - center
 
 
 def _enumerated(quadratic: sde.FiniteSum, rate: float, batch: int) -> np.ndarray:
@@ -57,30 +54,36 @@ def _pearson_variance(rate: float, batch: int) -> float:
     return float(_enumerated(laws.pearson(), rate, batch)[0, 0])
 
 
+def _early_variance(rate: float, batch: int) -> float:
+    """Of PEARSON at t = Ση = ½, from x(0) = 2."""
+    step, start = laws.step(laws.affine(laws.pearson()), rate, batch), np.array([1.0, 2.0])
+    moved = np.linalg.matrix_power(step, round(0.5 / rate)) @ np.kron(start, start)
+    return float(laws.covariance(moved.reshape(2, 2))[0, 0])
+
+
 def _soft_variance(rate: float, batch: int) -> float:
     return laws.Backward(laws.soft(), rate, batch).at_rest(np.square)
 
 
-_SUMS: dict[str, tuple[Variance, float]] = {  # stationary variance, curvature
-    "quadratic": (_offsets_variance, _steepest()[0]),
-    "PEARSON": (_pearson_variance, 1.25),
-    "log cosh": (_soft_variance, 1.0),
+_VARIANCES: dict[str, Variance] = {
+    "quadratic": _offsets_variance,
+    "PEARSON": _pearson_variance,
+    "PEARSON at t = ½": _early_variance,
+    "log cosh": _soft_variance,
 }
 
 
 def _kept(name: str, rate: float, power: float) -> Measurement:
     """Var at (k^power η, kb) over Var at (η, b) as η → 0, k = 4 (2 where every batch is enumerated)."""
-    variance, _ = _SUMS[name]
-    k = 4 if name == "quadratic" else 2
+    variance, k = _VARIANCES[name], 4 if name == "quadratic" else 2
     ratios = [variance(k**power * r, k) / variance(r, 1) for r in (rate, rate / 2)]
     how = "η ∝ b" if power == 1.0 else "η ∝ √b"
     return refined(f"Var at {k}b over Var at b, {how}, η → 0, {name}", ratios[0], ratios[1], 1.0, order=1)
 
 
-def _broken(name: str, rate: float) -> Measurement:
-    """What the law changes by, in (k − 1)ηh/2, as η → 0."""
-    variance, curvature = _SUMS[name]
-    k = 4 if name == "quadratic" else 2
+def _broken(name: str, curvature: float, rate: float) -> Measurement:
+    """What the law at rest changes by, in (k − 1)ηh/2, as η → 0."""
+    variance, k = _VARIANCES[name], 4 if name == "quadratic" else 2
     changes = [(variance(k * r, k) / variance(r, 1) - 1) / ((k - 1) * r * curvature / 2) for r in (rate, rate / 2)]
     return refined(f"relative change of Var over (k − 1)ηh/2, η → 0, {name}", changes[0], changes[1], 1.0, order=1)
 
@@ -88,23 +91,21 @@ def _broken(name: str, rate: float) -> Measurement:
 def _real_ratio(level: Level, expected: float, what: str) -> Measurement:
     """Var along the steepest direction at (0.4, 4) over that at (0.1, 1): runs of SGD."""
     _, axis = _steepest()
-    squares = [(_states("offsets", *pair, level.seed + 31 + i, _count(level)) @ axis) ** 2
-               for i, pair in enumerate([(0.4, 4), (0.1, 1)])]  # fmt: skip
-    means = [float(values.mean()) for values in squares]
-    errors = [float(values.std()) / values.size**0.5 / mean for values, mean in zip(squares, means)]
-    ratio = means[0] / means[1]
-    return estimated(what, ratio, ratio * float(np.hypot(*errors)), expected)
+    above, below = ((_offsets_at_rest(level, "offsets", *pair) @ axis) ** 2 for pair in ((0.4, 4), (0.1, 1)))
+    return ratio_of_means(what, above, below, expected)
 
 
 def _scaling(level: Level) -> list[Measurement]:
-    """Stationary variances at (kη, kb) and (η, b). As η → 0 their ratio tends to 1, and its distance from 1 to
-    (k − 1)ηh/2: for a quadratic in closed form, for PEARSON and a sum that is not quadratic by enumerating the
-    batches. At a learning rate that is not small the ratio is (2 − ηh)/(2 − kηh): runs of SGD."""
+    """Variances at (kη, kb) and (η, b), at rest and for PEARSON also at t = ½ from x = 2. As η → 0 their ratio tends to
+    1, and at rest its distance from 1 to (k − 1)ηh/2: for a quadratic in closed form, for PEARSON and a sum that is not
+    quadratic by enumerating the batches. At a learning rate that is not small the ratio at rest is (2 − ηh)/(2 − kηh):
+    runs of SGD.
+    """
     h, _ = _steepest()
-    small = 0.01 / level.more
+    small, curvatures = 0.01 / level.more, {"quadratic": h, "PEARSON": 1.25, "log cosh": 1.0}
     return [
-        *(_kept(name, small, 1.0) for name in _SUMS),
-        *(_broken(name, small) for name in _SUMS),
+        *(_kept(name, small, 1.0) for name in _VARIANCES),
+        *(_broken(name, curvature, small) for name, curvature in curvatures.items()),
         _real_ratio(level, (2 - 0.1 * h) / (2 - 0.4 * h), "Var at (0.4, 4) over Var at (0.1, 1), sampled"),
     ]
 
@@ -114,7 +115,7 @@ def _no_scaling(level: Level) -> list[Measurement]:
     update but not that of the weights."""
     return [
         _real_ratio(level, 1.0, "Var at (0.4, 4) over Var at (0.1, 1), sampled"),
-        *(_kept(name, 0.02, 0.5) for name in _SUMS),
+        *(_kept(name, 0.02, 0.5) for name in _VARIANCES),
     ]
 
 
@@ -155,14 +156,14 @@ LINEAR_SCALING = Claim(
 # -- the stationary covariance -------------------------------------------------------------------------------------
 
 
-def _entries(level: Level, name: str, wanted: np.ndarray, seed: int, label: str = "") -> list[Measurement]:
+def _entries(level: Level, name: str, wanted: np.ndarray, label: str = "") -> list[Measurement]:
     """Products x_i x_j of runs of SGD at η = 0.4, b = 2 over the predicted S_ij."""
-    states = _states(name, 0.4, 2, level.seed + seed, _count(level))
+    found = _offsets_at_rest(level, name, 0.4, 2)
     pairs = ((0, 0), (0, 1)) if name == "offsets" else ((0, 0),)
     return [
         sampled(
             f"E[{'xy'[i]}{'xy'[j]}]{label}, {name}, sampled / predicted",
-            states[:, i] * states[:, j] / wanted[i, j],
+            found[:, i] * found[:, j] / wanted[i, j],
             1.0,
         )
         for i, j in pairs
@@ -184,7 +185,7 @@ def _discrete_covariance(level: Level) -> list[Measurement]:
             )
             for i, j in ((0, 0), (0, 1), (1, 1))
         ]
-        found += _entries(level, name, law.covariance, 41)
+        found += _entries(level, name, law.covariance)
     return found
 
 
@@ -196,7 +197,7 @@ def _continuous_covariance(level: Level) -> list[Measurement]:
     frozen = sde.DiscreteSGD(still.H, still.center_diffusion, 0.4, 1)
     enumerated = _enumerated(laws.regression(), 0.4, 1)
     return [
-        *_entries(level, "offsets", law.continuous.covariance, 41, " of the equation"),
+        *_entries(level, "offsets", law.continuous.covariance, " of the equation"),
         exact(
             "S₁₁ enumerated / with D at the minimum, regression, η = 0.4, b = 1",
             enumerated[0, 0] / frozen.covariance[0, 0],
@@ -209,8 +210,7 @@ def _continuous_covariance(level: Level) -> list[Measurement]:
 def _draw_covariance(level: Level) -> "Figure":
     figure = new_figure(5.2, 4.0)
     ax = figure.subplots()
-    states = _states("offsets", 0.4, 2, level.seed + 41, _count(level))[:6000]
-    ax.plot(*states.T, ".", color=MUTED, ms=2, alpha=0.3, zorder=0)
+    ax.plot(*_offsets_at_rest(level, "offsets", 0.4, 2)[:6000].T, ".", color=MUTED, ms=2, alpha=0.3, zorder=0)
     law = sde.DiscreteSGD.from_finite_sum(laws.offsets(), 0.4, 2)
     angle = np.linspace(0, 2 * np.pi, 200)
     for label, matrix, style in (("HS + SH − ηHSH", law.covariance, "-"), ("HS + SH", law.continuous.covariance, "--")):

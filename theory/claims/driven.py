@@ -4,7 +4,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.integrate import cumulative_simpson
+from scipy.integrate import cumulative_simpson, simpson
 
 import sde_sgd as sde
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, refined
@@ -43,10 +43,10 @@ def _area_of_sgd(noise: np.ndarray, learning_rate: float = 0.2) -> float:
 
 
 def _commutator(level: Level) -> list[Measurement]:
-    """A quadratic with h = (1, 3) at T = 1 whose D has the eigenvalues 1 and 4 and stands at 15° or 45° to the axes
-    of H: E[q] of the solved current beside D₁₂(h₁ − h₂)/(h₁ + h₂), and the entropy production beside tr(D⁻¹QUQᵀ). In
-    three variables Q from the Lyapunov equation is regressed on Dᵢⱼ(hᵢ − hⱼ)/(hᵢ + hⱼ). For the SGD recursion, with
-    its exact covariance at η = 0.2, the area per time is TDᵢⱼ(hᵢ − hⱼ)/(hᵢ + hⱼ − ηhᵢhⱼ).
+    """A quadratic with h = (1, 3) at T = 1 whose D has the eigenvalues 1 and 4 and stands at 15° or 45° to the axes of
+    H: E[q] of the solved current beside D₁₂(h₁ − h₂)/(h₁ + h₂), and the entropy production beside tr(D⁻¹QUQᵀ); along
+    the axes of H it is 0. In three variables Q from the Lyapunov equation is regressed on Dᵢⱼ(hᵢ − hⱼ)/(hᵢ + hⱼ). For
+    the SGD recursion, with its exact covariance at η = 0.2, the area per time is TDᵢⱼ(hᵢ − hⱼ)/(hᵢ + hⱼ − ηhᵢhⱼ).
     """
     found, cells = [], level.cells(64)
     for angle in (15.0, 45.0):
@@ -61,6 +61,7 @@ def _commutator(level: Level) -> list[Measurement]:
     noise = _turned(45.0)
     return [
         *found,
+        exact("entropy production, D along H", _turning(0.0, cells)[1], 0.0, 1e-12),
         exact("Q over Dᵢⱼ(hᵢ − hⱼ)/(hᵢ + hⱼ) in 3-D", slope, 1.0, 1e-10),
         exact(
             "area per time of SGD, η = 0.2", _area_of_sgd(noise), 0.1 * noise[0, 1] * -2.0 / (4.0 - 0.2 * 3.0), 1e-10
@@ -71,10 +72,10 @@ def _commutator(level: Level) -> list[Measurement]:
 def _anisotropy_alone(level: Level) -> list[Measurement]:
     """The same D along the axes of H, as anisotropic as before, over that at 45°."""
     cells = level.cells(64)
-    ratios = [_turning(0.0, n)[1] / _turning(45.0, n)[1] for n in (cells, 2 * cells)]
+    coarse, fine = (_turning(0.0, n)[1] / _turning(45.0, n)[1] for n in (cells, 2 * cells))
     area = _area_of_sgd(_turned(0.0)) / _area_of_sgd(_turned(45.0))
     return [
-        refined("entropy production of D along H over that of the same D at 45°", *ratios, 1.0, order=2),
+        refined("entropy production of D along H over that of the same D at 45°", coarse, fine, 1.0, order=2),
         exact("area per time of SGD, the same ratio", area, 1.0, 1e-10),
     ]
 
@@ -122,7 +123,9 @@ _RING_T = 0.4
 
 @cache
 def _on_a_ring(name: str) -> sde.Landscape:
-    """A loss −cos(θ + φ) with noise that depends on θ: as the mean of four samples, and with D given."""
+    """A loss −cos(θ + φ) with noise that depends on θ, the mean of four samples or D given; and a constant force."""
+    if name == "constant force ½, D = 1":
+        return sde.landscapes.get("ring")
     ring = {"theta": (-np.pi, np.pi) if name == "a line" else (-np.pi, np.pi, "periodic")}
     if name in _GIVEN:
         return sde.Landscape("theta", "-cos(theta)", diffusion=[[_GIVEN[name]]], domain=ring)
@@ -135,15 +138,21 @@ _GIVEN = {"D = 1 + sin(θ)/2": "1 + sin(theta)/2", "D = 1 + cos(θ)/2": "1 + cos
 _RINGS = ("a sum of four", "D = 1 + sin(θ)/2")
 
 
-@cache
-def _current_by_integral(name: str) -> float:
-    """J = T(1 − e^{−2πF/T})/Z, Z = ∫ dθ/D(θ) ∫₀^{2π} exp([W(θ+u) − W(θ)]/T) du, W' = V'/D, 2πF = −∫ V'/D."""
-    landscape, n = _on_a_ring(name), 2000
+def _climb(landscape: sde.Landscape, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(θ over two turns in 2n steps, the same wrapped, D, W/T), W' = −b/D, W = 0 at −π."""
     theta = np.linspace(-np.pi, 3 * np.pi, 2 * n + 1)
     wrapped = ((theta + np.pi) % (2 * np.pi) - np.pi)[:, None]
     noise = landscape.diffusion(wrapped)[:, 0, 0]
-    w = cumulative_simpson(landscape.gradient(wrapped)[:, 0] / noise, x=theta, initial=0.0) / _RING_T
-    around = np.array([np.trapezoid(np.exp(w[k : k + n + 1] - w[k])) for k in range(n)]) * (2 * np.pi / n)
+    w = cumulative_simpson(-landscape.drift(wrapped)[:, 0] / noise, x=theta, initial=0.0) / _RING_T
+    return theta, wrapped, noise, w
+
+
+@cache
+def _current_by_integral(name: str) -> float:
+    """J = T(1 − e^{−2πF/T})/Z, Z = ∫ dθ/D(θ) ∫₀^{2π} exp([W(θ+u) − W(θ)]/T) du, W' = −b/D, 2πF = ∫ b/D."""
+    n = 2000
+    _, _, noise, w = _climb(_on_a_ring(name), n)
+    around = np.array([simpson(np.exp(w[k : k + n + 1] - w[k])) for k in range(n)]) * (2 * np.pi / n)
     z = (around / noise[:n]).sum() * 2 * np.pi / n
     return float(_RING_T * -np.expm1(w[n] - w[0]) / z)  # w falls by 2πF/T in a turn
 
@@ -155,27 +164,20 @@ def _current_on_grid(landscape: sde.Landscape, cells: int) -> float:
     return float(sde.decompose(fp)["current"].mean())
 
 
+def _on_rings(name: str, expected: float, level: Level) -> Measurement:
+    coarse, fine = (_current_on_grid(_on_a_ring(name), k * level.cells(64)) for k in (1, 2))
+    return refined(f"J on the ring, {name}", coarse, fine, expected, order=2)
+
+
 def _ring_current(level: Level) -> list[Measurement]:
-    """The current of the solved density beside J = T(1 − e^{−2πF/T})/Z by quadrature, with the force F that V'/D leaves
-    over in a turn: for a mean over four samples and for a given D(θ), on grids of n and 2n cells; and, with the known Φ
-    of a ring under a constant force, beside the same formula (of fourth order). The current needs a D that does not
-    mirror V: there is none for D = 1 + cos(θ)/2, nor on a line, with the ends of the ring for walls.
+    """The current of the solved density, on grids of n and 2n cells, beside J = T(1 − e^{−2πF/T})/Z by quadrature, with
+    the force F that V'/D leaves over in a turn: for a mean over four samples, for a given D(θ), and for a force that is
+    given. There is no current where D mirrors V, as D = 1 + cos(θ)/2 does, nor on a line, with the ends of the ring for
+    walls.
     """
-    cells = level.cells(64)
-    found = []
-    for name in _RINGS:
-        coarse, fine = (_current_on_grid(_on_a_ring(name), n) for n in (cells, 2 * cells))
-        found.append(refined(f"J on the ring, {name}", coarse, fine, _current_by_integral(name), order=2))
-    forced, t = sde.landscapes.get("ring"), _RING_T
-    theta = np.linspace(-np.pi, np.pi, 512, endpoint=False)
-    z = np.exp(-forced.potential(theta[:, None], t) / t).sum() * 2 * np.pi / 512
-    coarse, fine = (_current_on_grid(forced, n) for n in (cells, 2 * cells))
-    formula = -t * np.expm1(-2 * np.pi * 0.5 / t) / z
-    still = _current_on_grid(_on_a_ring("D = 1 + cos(θ)/2"), cells)
-    line = _current_on_grid(_on_a_ring("a line"), cells)
+    still, line = (_current_on_grid(_on_a_ring(name), level.cells(64)) for name in ("D = 1 + cos(θ)/2", "a line"))
     return [
-        *found,
-        refined("J on the ring, constant force ½, D = 1", coarse, fine, formula, order=4),
+        *(_on_rings(name, _current_by_integral(name), level) for name in (*_RINGS, "constant force ½, D = 1")),
         exact("J on the ring, D = 1 + cos(θ)/2", still, 0.0, 1e-12),
         exact("J of the sum of four between walls", line, 0.0, 1e-12),
     ]
@@ -183,9 +185,7 @@ def _ring_current(level: Level) -> list[Measurement]:
 
 def _no_current(level: Level) -> list[Measurement]:
     """The current on the ring, which would be 0 if a gradient loss in one variable had none."""
-    cells = level.cells(64)
-    pairs = {name: [_current_on_grid(_on_a_ring(name), n) for n in (cells, 2 * cells)] for name in _RINGS}
-    return [refined(f"J on the ring, {name}", *pair, 0.0, order=2) for name, pair in pairs.items()]
+    return [_on_rings(name, 0.0, level) for name in _RINGS]
 
 
 def _draw_ring(level: Level) -> "Figure":
@@ -196,15 +196,12 @@ def _draw_ring(level: Level) -> "Figure":
         figure = new_figure(8.8, 3.4)
         shape, climb = figure.subplots(1, 2)
         landscape = _on_a_ring("a sum of four")
-        theta = np.linspace(-np.pi, 3 * np.pi, 2001)
-        wrapped = ((theta + np.pi) % (2 * np.pi) - np.pi)[:, None]
-        noise = landscape.diffusion(wrapped)[:, 0, 0]
-        w = cumulative_simpson(landscape.gradient(wrapped)[:, 0] / noise, x=theta, initial=0.0) / _RING_T
+        theta, wrapped, noise, w = _climb(landscape, 1000)
         once = theta <= np.pi
         shape.plot(theta[once], landscape.loss(wrapped)[once], label="loss V")
         shape.plot(theta[once], noise[once] / noise.max(), label="noise D, scaled")
-        rho = sde.FokkerPlanck(landscape.at_temperature(_RING_T), sde.Grid(-np.pi, np.pi, 256, boundary="periodic"))
-        density = rho.steady_state()
+        fp = sde.FokkerPlanck(landscape.at_temperature(_RING_T), sde.Grid(-np.pi, np.pi, 256, boundary="periodic"))
+        density = fp.steady_state()
         shape.plot(density.theta, density, color=INK, lw=1.2, label="density")
         shape.set(xlabel="θ", title="one turn of the ring")
         shape.legend(loc="lower right")

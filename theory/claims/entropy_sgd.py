@@ -1,13 +1,15 @@
 """Claims about algorithms that descend on local entropy: Entropy-SGD, and Parle with its special cases."""
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import sde_sgd as sde
 from sde_sgd.figures._style import INK, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, sampled
+from sde_sgd.theory.claims._batches import seed_of
+from sde_sgd.theory.claims._descent import regression
 from sde_sgd.theory.claims._local_entropies import quadrature
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def _inner_loop(level: Level, steps: int) -> Measurement:
     tethered = sde.FiniteSum("x", f"a*(x - m)**2/2 + (x - {_FROM})**2/{2 * _SCOPE}", _DATA)
     chain = sde.sgd(
         tethered, [_FROM], learning_rate=_INNER, batch_size=1, steps=steps, save_every=1,
-        replicas=min(level.count(10_000), 300_000), seed=level.seed, threads=1,
+        replicas=min(level.count(10_000), 300_000), seed=seed_of(level, 73, steps), threads=1,
     )  # fmt: skip
     pulls = (_FROM - _running_mean(chain["x"].values[:, 1:])) / _FROM
     return sampled(f"(w − μ)/w, four quadratic samples, L = {steps}", pulls, _SCOPE / (1 + _SCOPE))
@@ -73,7 +75,7 @@ def _paths(level: Level) -> int:
 
 
 def _double_well(level: Level, steps: int) -> Measurement:
-    moved = _outer_loop(steps, _paths(level), level.seed)[:, -1] - _START
+    moved = _outer_loop(steps, _paths(level), seed_of(level, 75))[:, -1] - _START
     expected = _descent_of_local_entropy()[-1] - _START
     what = f"displacement of w by {_OUTER} outer steps in a tilted double well, L = {steps}"
     return sampled(what, moved, expected, bias=(32 * _STEP) ** 2 * abs(expected))
@@ -99,7 +101,7 @@ def _places(level: Level) -> "Figure":
     figure = new_figure(5.4, 3.6)
     ax = figure.subplots()
     for steps in (20, 100, _LONG):
-        places = _outer_loop(steps, _paths(level), level.seed)
+        places = _outer_loop(steps, _paths(level), seed_of(level, 75))
         ax.plot(places.mean(axis=0), "o", ms=4, label=f"Entropy-SGD, L = {steps}")
     ax.plot(_descent_of_local_entropy(), color=INK, lw=1.0, ls="--", label=r"descent on $f_\gamma$")
     ax.set(xlabel="outer step", ylabel="w")
@@ -148,27 +150,19 @@ def _parle(
     return x
 
 
-def _regression() -> sde.FiniteSum:
-    """Forty samples of a linear regression in two weights."""
-    rng = np.random.default_rng(5)
-    inputs = rng.normal(size=(40, 2)) * [1.5, 0.8]
-    data = {"u": inputs[:, 0], "v": inputs[:, 1], "t": inputs @ [1.0, -0.5] + rng.normal(size=40)}
-    return sde.FiniteSum(("x", "y"), "(x*u + y*v - t)**2/2", data)
-
-
 def _as_sgd(level: Level, inner: int) -> list[Measurement]:
     """One replica without couplings against `sgd`, on the very batches."""
     neuron = sde.landscapes.get("neuron")
     assert isinstance(neuron, sde.FiniteSum)
     found, start = [], np.array([1.5, 0.5])
-    for name, finite_sum in (("neuron on iris", neuron), ("linear regression", _regression())):
-        settings = dict(batch_size=4, steps=60, seed=level.seed)
+    for name, finite_sum in (("neuron on iris", neuron), ("linear regression", regression())):
+        settings: dict[str, Any] = dict(batch_size=4, steps=60, seed=seed_of(level, 72))
         batches = sde.sample_indices(finite_sum.samples, **settings)[None]
         place = _parle(finite_sum, start[None], batches, rounds=60 // inner, inner=inner)[0]
         run = sde.sgd(finite_sum, start, learning_rate=_INNER, threads=1, **settings)
         end = np.array([run[v].values[0] for v in finite_sum.variables])
         what = f"distance from the start after 60 steps, {name}, n = 1, γ = ρ = 0, L = {inner}"
-        found.append(exact(what, np.linalg.norm(place - start), np.linalg.norm(end - start), 1e-9))
+        found.append(exact(what, float(np.linalg.norm(place - start)), float(np.linalg.norm(end - start)), 1e-9))
     return found
 
 
@@ -190,7 +184,7 @@ def _as_entropy_sgd(elastic: float) -> list[Measurement]:
     weights[0] /= 1 - _KEEP
     for along, h in enumerate(_CURVATURES):
         decay = weights @ (1 - _INNER * (h + tether)) ** np.arange(1, inner + 1)
-        expected = ((tether + h * decay) / (h + tether)) ** 10
+        expected = float((tether + h * decay) / (h + tether)) ** 10
         what = f"shrinking of differences in ten rounds, h = {h:g}, L = 8, γ = 2, ρ = {elastic:g}"
         found.append(exact(what, _contraction(elastic, inner, tether, along), expected))
     return found
@@ -198,14 +192,14 @@ def _as_entropy_sgd(elastic: float) -> list[Measurement]:
 
 def _as_elastic_sgd(level: Level, inner: int) -> list[Measurement]:
     """With L = 1 and γ = 0 the replicas are Elastic-SGD: shrinking, and stationary variances."""
-    found, elastic, count = [], 1.5, min(level.count(40_000), 200_000) // (1 if inner == 1 else 4)
+    found, elastic, count = [], 1.5, min(level.count(80_000), 200_000) // (1 if inner == 1 else 4)
     for along, h in enumerate(_CURVATURES):
         what = f"shrinking of differences in ten rounds, h = {h:g}, γ = 0, ρ = {elastic}, L = {inner}"
         expected = (1 - _INNER * (h + elastic)) ** 10
         found.append(exact(what, _contraction(elastic, inner, 0.0, along), expected))
     kicked = sde.FiniteSum("x", "x**2/2 + s*x", {"s": [-1.0, 0.2, 0.8, 0.0]})
     noise, rounds = kicked.diffusion([0.0]), 45
-    draws = np.random.default_rng(level.seed).integers(0, 4, (3, count, rounds * inner, 1), np.int8)
+    draws = np.random.default_rng(seed_of(level, 74, inner)).integers(0, 4, (3, count, rounds * inner, 1), np.int8)
     ends = _parle(kicked, np.zeros((3, count, 1)), draws, rounds=rounds, inner=inner, elastic=elastic)[..., 0]
     for words, values, curvature, size in (
         ("the mean of three", ends.mean(axis=0), 1.0, 1 / 3),

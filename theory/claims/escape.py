@@ -2,79 +2,36 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.integrate import quad
 
 import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, refined, sampled
+from sde_sgd.theory.claims._batches import seed_of
+from sde_sgd.theory.claims._wells import Well, log_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class _Well:
-    """A loss in one variable with noise D(x): a minimum, the barrier to its right, and where the escape is complete."""
-
-    name: str
-    loss: str
-    minimum: float
-    barrier: float
-    beyond: float
-    diffusion: str = "1"
-    reach: float = 2.0
-
-    @property
-    def landscape(self) -> sde.Landscape:
-        return sde.Landscape(("x",), self.loss, diffusion=[[self.diffusion]], domain=((-6, 6),), name="well")
-
-    def at(self, temperature: float) -> sde.Process:
-        return self.landscape.at_temperature(temperature)
-
-    def log_prefactor(self) -> float:
-        """log 2π/√(f''(a)|f''(b)|)."""
-        bends = [self.landscape.hessian([x])[0, 0] for x in (self.minimum, self.barrier)]
-        return math.log(2 * math.pi / math.sqrt(bends[0] * abs(bends[1])))
-
-    def noise_ratio(self) -> float:
-        """D(b)/D(a)."""
-        noise = [self.landscape.diffusion([x])[0, 0] for x in (self.barrier, self.minimum)]
-        return float(noise[0] / noise[1])
-
-    def rise(self) -> float:
-        """∫ f'/D from the minimum to the barrier."""
-        slope = self.landscape
-        return quad(lambda x: slope.gradient([x])[0] / slope.diffusion([x])[0, 0], self.minimum, self.barrier)[0]
-
-
-_DOUBLE = _Well("(x² − 1)²/4", "(x**2 - 1)**2/4", -1.0, 0.0, 1.0)
-_CUBIC = _Well("x²/2 − x³/3", "x**2/2 - x**3/3", 0.0, 1.0, 1.7)
-_QUIET_BARRIER = _Well(
+_DOUBLE = Well("(x² − 1)²/4", "(x**2 - 1)**2/4", -1.0, 0.0, 1.0)
+_CUBIC = Well("x²/2 − x³/3", "x**2/2 - x**3/3", 0.0, 1.0, 1.7)
+_QUIET_BARRIER = Well(
     "x⁴/4 − x²/2 with D = 1 + 2x²", "x**4/4 - x**2/2", -1.0, 0.0, 1.0, "1 + 2*x**2"
 )  # the multiplicative well of the catalogue
-_LOUD_BARRIER = _Well("x²/2 − x³/3 with D = e^(x − 1)", "x**2/2 - x**3/3", 0.0, 1.0, 1.7, "exp(x - 1)")
+_LOUD_BARRIER = Well("x²/2 − x³/3 with D = e^(x − 1)", "x**2/2 - x**3/3", 0.0, 1.0, 1.7, "exp(x - 1)")
 
 
-@cache
-def _log_time(well: _Well, temperature: float, cells: int) -> float:
-    """log of the mean time from the minimum until the path is beyond the barrier, from the backward equation."""
-    grid = sde.Grid(-well.reach, well.reach, cells)
-    time = sde.FokkerPlanck(well.at(temperature), grid).mean_exit_time(f"x < {well.beyond}", log=True)
-    return float(time.interp(x=well.minimum))
-
-
-def _over_law(well: _Well, temperature: float, log_prefactor: float) -> float:
+def _over_law(well: Well, temperature: float, log_prefactor: float) -> float:
     """The mean time over prefactor · exp(∫f'/(TD)); cells as wide as T/4, so that their error falls with T too."""
     cells = round(8 * well.reach / temperature)
-    return math.exp(_log_time(well, temperature, cells) - log_prefactor - well.rise() / temperature)
+    return math.exp(log_time(well, temperature, cells) - log_prefactor - well.rise() / temperature)
 
 
-def _limit(what: str, well: _Well, temperature: float, log_prefactor: float) -> Measurement:
+def _limit(what: str, well: Well, temperature: float, log_prefactor: float) -> Measurement:
     """That ratio as T → 0, extrapolated from 4T, 2T and T; expected is 1."""
     ratios = [_over_law(well, t, log_prefactor) for t in (4 * temperature, 2 * temperature, temperature)]
     linear = [2 * fine - coarse for coarse, fine in itertools.pairwise(ratios)]
@@ -85,7 +42,7 @@ def _cold(level: Level) -> float:
     return 0.01 / math.sqrt(level.more)
 
 
-def _by_paths(well: _Well, temperature: float, step: float, bias: float, level: Level, seed: int) -> Measurement:
+def _by_paths(well: Well, temperature: float, step: float, bias: float, level: Level, seed: int) -> Measurement:
     """The mean exit time of simulated paths over that of the grid; the bias granted falls with the step."""
     finer = math.sqrt(level.more)
     exits = sde.exit_times(
@@ -95,9 +52,9 @@ def _by_paths(well: _Well, temperature: float, step: float, bias: float, level: 
         step=step / finer,
         paths=min(level.count(40_000), 400_000),
         max_steps=10**7,
-        seed=level.seed + seed,
+        seed=seed_of(level, seed),
     )
-    expected = math.exp(_log_time(well, temperature, 2000))
+    expected = math.exp(log_time(well, temperature, 2000))
     what = f"mean exit time of paths over the grid's, f = {well.name}, T = {temperature}"
     return sampled(what, exits.exit_time.values / expected, 1.0, bias=bias / finer)
 
@@ -123,7 +80,7 @@ def _warm(level: Level) -> list[Measurement]:
     found = []
     for well in (_DOUBLE, _CUBIC):
         law = well.log_prefactor() + 1.0
-        coarse, fine = (math.exp(_log_time(well, well.rise(), n) - law) for n in (level.cells(400), level.cells(800)))
+        coarse, fine = (math.exp(log_time(well, well.rise(), n) - law) for n in (level.cells(400), level.cells(800)))
         found.append(refined(f"time over formula at T = Δf, f = {well.name}", coarse, fine, 1.0, order=2))
     return found
 
@@ -135,9 +92,7 @@ def _trend(level: Level) -> "Figure":
     hot = np.geomspace(0.005, 0.25, 14)
     for k, well in enumerate((_DOUBLE, _CUBIC, _QUIET_BARRIER, _LOUD_BARRIER)):
         law = well.log_prefactor() + 0.5 * math.log(well.noise_ratio())
-        ratios = [
-            math.exp(_log_time(well, t, max(400, round(8 * well.reach / t))) - law - well.rise() / t) for t in hot
-        ]
+        ratios = [math.exp(log_time(well, t, max(400, round(8 * well.reach / t))) - law - well.rise() / t) for t in hot]
         ax.plot(hot, ratios, "o-", ms=3, color=f"C{k}", label=f"f = {well.name}")
     ax.axhline(1.0, color=MUTED, lw=0.8)
     ax.set(xscale="log", xlabel="temperature T", ylabel="mean exit time / formula")
@@ -162,8 +117,8 @@ EYRING_KRAMERS = Claim(
 
 def _ito_prefactor(level: Level) -> list[Measurement]:
     """As for constant D, with the prefactor 2π√(D(b)/(D(a) f''(a)|f''(b)|)): noise that is weakest on the barrier,
-    and noise that is strongest there. Paths are
-    Euler–Maruyama's, at most 400,000; the bias granted is h times the largest curvature."""
+    and noise that is strongest there. Paths are Euler–Maruyama's, at most 400,000; the bias granted is that of its
+    order 1, h f''."""
     found = []
     for well in (_QUIET_BARRIER, _LOUD_BARRIER):
         law = well.log_prefactor() + 0.5 * math.log(well.noise_ratio())
@@ -280,36 +235,17 @@ def _action_terms(barrier: float, rate: float, more: float) -> list[Measurement]
     ]
 
 
-def _sheared_paths(level: Level) -> Measurement:
-    *_, minimum, inside, _ = _SHEARED
-    exits = sde.exit_times(
-        sde.landscapes.get("sheared_double_well").at_temperature(0.1),
-        minimum,
-        inside,
-        step=0.02,
-        paths=min(level.count(30_000), 300_000),
-        max_steps=10**7,
-        seed=level.seed + 21,
-    )
-    coarse, fine = (_plane_time(_SHEARED, True, 0.1, n) for n in (96, 192))
-    expected = fine + (fine - coarse) / 3.0
-    what = "mean exit time of paths over the grid's, sheared double well, T = 0.1"
-    return sampled(what, exits.exit_time.values / expected, 1.0, bias=0.005)
-
-
 def _irreversible(level: Level) -> list[Measurement]:
     """The same Φ and D with the current j = −Q∇Φ and without it: the formula says that their mean exit times, from
     the backward equation on a grid, are as λ₊ without to λ₊ with it, the determinants and ΔΦ being the same; taken at
     2T and T and extrapolated (the grid's error first, at each T). Barrier and prefactor themselves come from the path
-    of least action with the matrix Riccati equation along it. Paths confirm the grid at T = 0.1; the bias granted is
-    the (h f'')² of stochastic Heun, and there are at most 300,000. In two variables T can fall only as the cells
-    allow: at the full level by 1.8."""
+    of least action with the matrix Riccati equation along it. In two variables T can fall only as the cells allow: at
+    the full level by 1.8."""
     sheared = _unstable_rate(_SHEARED, False) / _RATE
     return [
         *_action_terms(0.25, _RATE, level.more),
         _ratio_as_cold(_TURNED, "double well turned by Q = [[0, 1], [−1, 0]]", math.sqrt(0.5), level, 0.05),
         _ratio_as_cold(_SHEARED, "sheared double well", sheared, level, 0.025),
-        _sheared_paths(level),
     ]
 
 

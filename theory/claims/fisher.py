@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg as la
 
 import sde_sgd as sde
-from sde_sgd.figures._style import MUTED, new_figure, styled
+from sde_sgd.figures._style import new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, estimated, exact
 from sde_sgd.theory.claims._descent import optimum
 
@@ -115,8 +115,9 @@ def _predicted_gap(classes: int) -> float:
 
 
 def _well_specified(level: Level) -> list[Measurement]:
-    """Logistic regression in two weights and softmax with three classes in four. First with labels in exactly the
-    proportions of the model, where H⁻¹D has to be the identity. Then with labels drawn from the model, n = 1600 and
+    """Logistic regression in two weights and softmax with three classes in four, whose Hessian is the Fisher
+    information at every point. First with labels in exactly the proportions of the model, where H⁻¹D has to be the
+    identity. Then with labels drawn from the model, n = 1600 and
     25,600: the exponent of the root mean square of |D − H|, −1/2, and its level, lim n E|D − H|² being the variance
     of ggᵀ − ∇²(−log p) that is left after its regression on the score g. Both have a bias of a few 1/n, for which
     0.002 is granted. At most 400,000 data sets."""
@@ -166,7 +167,6 @@ def _gap_figure(level: Level) -> "Figure":
         ax.loglog(sizes, [math.sqrt(v.mean()) / norm for v, _ in gaps], "o", color=f"C{k}", label=name)
         law = np.sqrt(_predicted_gap(classes) / sizes) / norm
         ax.loglog(sizes, law, color=f"C{k}", label=f"predicted, {law[0] * math.sqrt(sizes[0]):.2g}/√n")
-    ax.plot(400, 0.14, "*", ms=9, color=MUTED, label="as published, another model")
     ax.set(xlabel="labels n, drawn from the model", ylabel="|D − H| / |H| at the optimum")
     ax.legend()
     return figure

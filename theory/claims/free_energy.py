@@ -50,7 +50,7 @@ def _falling(level: Level, energy: str, systems: tuple[str, ...]) -> list[Measur
     for system in systems:
         values = [_fall_ratio(system, energy, n) for n in sizes(level, system)]
         what = f"−dF/dt over E|∇(δF/δρ)|²_D, F = E[{letter}] − T·H, {system}, at a Gaussian"
-        found.append(refined(what, *values, 1.0, order=2))
+        found.append(refined(what, values[0], values[1], 1.0, order=2))
     return found + rises(level, energy)
 
 
@@ -78,7 +78,11 @@ def _gaussian_ratio(level: Level, energy: str) -> Measurement:
         values.append((before - later) / (2 * h) / now)
     what = {"potential": "Φ", "loss": "|x|²/2"}[energy]
     return refined(
-        f"−dF/dt over its prediction, Gaussians of a linear process in 3-D, F of {what}", *values, 1.0, order=2
+        f"−dF/dt over its prediction, Gaussians of a linear process in 3-D, F of {what}",
+        values[0],
+        values[1],
+        1.0,
+        order=2,
     )
 
 
@@ -134,12 +138,12 @@ def _constants(level: Level, sign: float) -> list[Measurement]:
             values = []
             for cells in sizes(level, system):
                 fp = generator(system, cells)
-                rho = fp.evolve(bump(fp.grid)[0], [later])[-1] if later else bump(fp.grid)[0]
+                rho = fp.evolve(bump(fp.grid)[0], np.array([later]))[-1] if later else bump(fp.grid)[0]
                 free = float(fp.free_energy(rho).free_energy)
                 values.append(energy_and_entropy(system, "potential", np.asarray(rho), cells, sign) - free)
             expected = -SYSTEMS[system][2] * gibbs(system, "potential", sizes(level, system)[1])[1]
             what = f"E[Φ] {mark} T·H − F, {system}, a Gaussian after a time {later:g}"
-            found.append(refined(what, *values, expected, order=2))
+            found.append(refined(what, values[0], values[1], expected, order=2))
     process = sde.OrnsteinUhlenbeck(_LINEAR, _TENSOR, 0.5)
     cov, steady = 0.2 * np.eye(3) + 0.1, process.covariance
     ratio = np.linalg.solve(steady, cov)

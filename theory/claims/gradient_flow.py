@@ -46,7 +46,7 @@ def _start(system: str, cells: int) -> tuple[sde.Grid, np.ndarray]:
     return grid, rho / (rho.sum() * grid.cell_volume)
 
 
-def _square(system: str, density: "xr.DataArray", grid: sde.Grid) -> float:
+def _moment(system: str, density: "xr.DataArray", grid: sde.Grid) -> float:
     """E[x²], or E[x] where there are two variables."""
     x = grid.centers()[..., 0]
     return float((density.values * (x if system == _TURNING else x**2)).sum() * grid.cell_volume)
@@ -63,8 +63,8 @@ def _reference(system: str, cells: int) -> float:
     values = []
     for n in (cells, 2 * cells):
         grid, rho = _start(system, n)
-        flow = sde.FokkerPlanck(_process(system), grid).evolve(rho, [_TIME], tolerance=1e-7)
-        values.append(_square(system, flow[-1], grid))
+        flow = sde.FokkerPlanck(_process(system), grid).evolve(rho, np.array([_TIME]), tolerance=1e-7)
+        values.append(_moment(system, flow[-1], grid))
     return (4 * values[1] - values[0]) / 3
 
 
@@ -73,7 +73,7 @@ def _descended(system: str, cells: int, steps: int, potential: str, remainder: s
     """The same after `steps` steps of JKO."""
     grid, rho = _start(system, cells)
     jko = sde.JKO(_process(system), grid, potential=potential, remainder=remainder)
-    return _square(system, jko.flow(rho, _TIME / steps, steps)[-1], grid)
+    return _moment(system, jko.flow(rho, _TIME / steps, steps)[-1], grid)
 
 
 def _limit(level: Level, system: str, potential: str, remainder: str) -> Measurement:
@@ -83,14 +83,15 @@ def _limit(level: Level, system: str, potential: str, remainder: str) -> Measure
     steps = min(level.cells(16, 1), 64) if plane else level.cells(16, 1)
     values = [_descended(system, cells, n, potential, remainder) for n in (steps, 2 * steps)]
     what = f"{'E[x]' if plane else 'E[x²]'} at t = {_TIME}, {system}, extrapolated to τ = 0"
-    return refined(what, *values, _reference(system, cells), order=1)
+    return refined(what, values[0], values[1], _reference(system, cells), order=1)
 
 
 def _order(level: Level, system: str, potential: str) -> Measurement:
     """log₂ of the ratio of successive differences between n, 2n, 4n and 8n steps."""
     steps, cells = level.cells(8, 1), level.cells(400)
     moves = np.diff([_descended(system, cells, k * steps, potential, "split") for k in (1, 2, 4, 8)])
-    return refined(f"order in τ, {system}", *np.log2(moves[:-1] / moves[1:]), 1.0, order=1)
+    orders = np.log2(moves[:-1] / moves[1:])
+    return refined(f"order in τ, {system}", orders[0], orders[1], 1.0, order=1)
 
 
 def _descent(level: Level) -> list[Measurement]:
@@ -160,7 +161,7 @@ _STARTS = {  # weight, centre, variance of each Gaussian
 def _flat(cells: int, start: str) -> tuple[sde.Process, sde.Grid, np.ndarray]:
     grid = sde.Grid(-_HALF, _HALF, cells)
     x = grid.axes[0]
-    rho = sum(w * np.exp(-((x - c) ** 2) / (2 * v)) for w, c, v in _STARTS[start])
+    rho = np.sum([w * np.exp(-((x - c) ** 2) / (2 * v)) for w, c, v in _STARTS[start]], axis=0)
     flat = sde.Landscape("x", "0*x", name="flat").at_temperature(_HEAT)
     return flat, grid, rho / (rho.sum() * grid.cell_volume)
 
@@ -185,7 +186,7 @@ def _negative_entropy(rho: np.ndarray, h: float) -> np.ndarray:
 def _l2_ratio(start: str, energy: str, cells: int, step: float) -> float:
     """−dE/dt over ∫(∂ρ/∂t)², by differences over ±step around t = 0.3 of the equation on the grid."""
     process, grid, rho = _flat(cells, start)
-    times = [0.3 - step, 0.3 + step]
+    times = np.array([0.3 - step, 0.3 + step])
     before, after = sde.FokkerPlanck(process, grid).evolve(rho, times, scheme="krylov").values
     measure = _dirichlet if energy == "Dirichlet" else _negative_entropy
     fall = float(measure(before, grid.cell_volume) - measure(after, grid.cell_volume)) / (2 * step)
@@ -206,11 +207,11 @@ def _two_readings(level: Level, in_l2: str, in_w: str) -> list[Measurement]:
         values = [_l2_ratio(start, in_l2, cells, k * h) for k in (1.0, 0.5)]
         words = {"Dirichlet": "Dirichlet energy", "entropy": "negative entropy"}
         what = f"−dE/dt over the squared speed, {words[in_l2]} in L², {start}"
-        found.append(refined(what, *values, 1.0, order=2))
+        found.append(refined(what, values[0], values[1], 1.0, order=2))
         tau = 0.3 / level.cells(12, 1)
         values = [_wasserstein_ratio(start, in_w, cells, k * tau) for k in (1.0, 0.5)]
         what = f"−dE/dt over the squared speed, {words[in_w]} in W₂, {start}"
-        found.append(refined(what, *values, 1.0, order=1))
+        found.append(refined(what, values[0], values[1], 1.0, order=1))
     return found
 
 

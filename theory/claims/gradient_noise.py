@@ -7,11 +7,13 @@ import numpy as np
 import sympy as sp
 
 import sde_sgd as sde
+from sde_sgd.figures._style import new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, sampled
 from sde_sgd.theory.claims._batches import (
     batch_gradients,
     draws,
     enumerated,
+    finite_sum,
     proportional,
     seed_of,
     squared_noise,
@@ -38,10 +40,8 @@ def _enumerated_shares(sampling: str, share: Callable[[int, int], float]) -> lis
 
 def _drawn_share(level: Level, sampling: str, expected: float) -> Measurement:
     """b u·Cov u/(u·Du) of the 150 irises' neuron, from the first step of SGD with b = 75."""
-    neuron = sde.landscapes.get("neuron")
-    assert isinstance(neuron, sde.FiniteSum)
-    settings = dict(sampling=sampling, batch_size=75, seed=seed_of(level, 1, len(sampling)))
-    values = 75 * squared_noise(neuron, _NEURON_POINT, level.count(100_000), **settings)
+    settings = dict(sampling=sampling, batch_size=75, seed=seed_of(level, 1, sampling == "with_replacement"))
+    values = 75 * squared_noise(finite_sum("neuron"), _NEURON_POINT, level.count(100_000), **settings)
     return sampled("b Cov/D along (1, 1), first steps of sde.sgd, neuron on 150 irises, b = 75", values, expected)
 
 
@@ -63,7 +63,7 @@ BATCH_COVARIANCE = Claim(
     name="batch_covariance",
     statement="The mini-batch gradient has covariance D/b, D the population covariance of the per-sample gradients.",
     formula=r"\operatorname{Cov}\left(\frac{1}{b}\sum_{k\in B}g_k\right)=\frac{1}{b}D",
-    source="Chaudhari & Soatto (2018), Appendix A",
+    source="Chaudhari & Soatto (2018)",
     hypotheses=("the samples of a batch are drawn independently, with replacement",),
     as_stated="holds",
     holds="exactly so for draws with replacement; without replacement the factor is (N − b)/(N − 1)",
@@ -89,28 +89,23 @@ def _share_of_slides(level: Level) -> list[Measurement]:
     return _enumerated_shares("without_replacement", lambda samples, batch: 1 - batch / samples)
 
 
+@styled
 def _shares_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(7.6, 3.4)
-        panels = figure.subplots(1, 2, sharey=True)
-        for ax, (name, (loss, point)) in zip(panels, sums().items()):
-            samples, unit = loss.samples, np.trace(loss.diffusion(point))
-            sizes, line = range(1, samples + 1), np.linspace(1, samples, 50)
-            ax.plot(line, (samples - line) / (samples - 1), color="C0", label="(N − b)/(N − 1)")
-            ax.plot(line, 1 - line / samples, "--", color="C1", label="1 − b/N, of the slides")
-            ax.axhline(1.0, color="C2", lw=1, label="1, with replacement")
-            for sampling, colour in (("without_replacement", "C0"), ("with_replacement", "C2")):
-                ratios = [b * np.trace(enumerated(name, sampling, b)[1]) / unit for b in sizes]
-                ax.plot(sizes, ratios, "o", color=colour, ms=5)
-            ax.set(title=name, xlabel="batch size b", xticks=sizes)
-        panels[0].set_ylabel("b tr Cov / tr D")
-        panels[0].legend(loc="lower left", title="dots: every batch enumerated")
-        return figure
-
-    return draw()
+    figure = new_figure(7.6, 3.4)
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, (name, (loss, point)) in zip(panels, sums().items()):
+        samples, unit = loss.samples, np.trace(loss.diffusion(point))
+        sizes, line = range(1, samples + 1), np.linspace(1, samples, 50)
+        ax.plot(line, (samples - line) / (samples - 1), color="C0", label="(N − b)/(N − 1)")
+        ax.plot(line, 1 - line / samples, "--", color="C1", label="1 − b/N, of the slides")
+        ax.axhline(1.0, color="C2", lw=1, label="1, with replacement")
+        for sampling, colour in (("without_replacement", "C0"), ("with_replacement", "C2")):
+            ratios = [b * np.trace(enumerated(name, sampling, b)[1]) / unit for b in sizes]
+            ax.plot(sizes, ratios, "o", color=colour, ms=5)
+        ax.set(title=name, xlabel="batch size b", xticks=sizes)
+    panels[0].set_ylabel("b tr Cov / tr D")
+    panels[0].legend(loc="lower left", title="dots: every batch enumerated")
+    return figure
 
 
 SUBSET_COVARIANCE = Claim(
@@ -172,43 +167,36 @@ PRINTED_COVARIANCE = Claim(
 )
 
 
-def _mean_squares(level: Level, noise: Callable[[str, int], float]) -> list[Measurement]:
-    """E|g_B|² over every batch, beside |g|² + `noise(name, b)`."""
+def _mean_squares(level: Level, share: float) -> list[Measurement]:
+    """E|g_B|² over every batch, and of the first step of SGD on 150 irises, beside |g|² + `share` · tr D/b."""
     found = []
+
+    def expected(loss: sde.FiniteSum, point: np.ndarray, batch: int) -> float:
+        return float((loss.gradient(point) ** 2).sum() + share * np.trace(loss.diffusion(point)) / batch)
+
     for name, (loss, point) in sums().items():
         rows = loss.sample_gradients(point)
         for batch in (1, 2):
             means = [rows[list(one)].mean(0) for one in draws("with_replacement", loss.samples, batch)]
-            expected = (loss.gradient(point) ** 2).sum() + noise(name, batch)
-            square = np.square(means).sum(1).mean()
-            found.append(exact(f"E|g_B|² over every batch of {batch}, {name}", square, expected))
-    return found
-
-
-def _drawn_square(level: Level, share: float) -> Measurement:
-    """E|g_B|² of the first step of SGD on 150 irises with b = 8, beside |g|² + `share` · tr D/8."""
-    neuron = sde.landscapes.get("neuron")
-    assert isinstance(neuron, sde.FiniteSum)
-    settings = dict(batch_size=8, seed=seed_of(level, 2))
+            what = f"E|g_B|² over every batch of {batch}, {name}"
+            found.append(exact(what, np.square(means).sum(1).mean(), expected(loss, point, batch)))
+    neuron, settings = finite_sum("neuron"), dict(batch_size=8, seed=seed_of(level, 2))
     parts = batch_gradients(neuron, _NEURON_POINT, level.count(100_000), **settings)
     squares = np.concatenate([np.square(part).sum(1) for part in parts])
-    expected = (neuron.gradient(_NEURON_POINT) ** 2).sum() + share * np.trace(neuron.diffusion(_NEURON_POINT)) / 8
-    return sampled("E|g_B|² of first steps of sde.sgd, neuron on 150 irises, b = 8", squares, expected)
+    what = "E|g_B|² of first steps of sde.sgd, neuron on 150 irises, b = 8"
+    return [*found, sampled(what, squares, expected(neuron, _NEURON_POINT, 8))]
 
 
 def _mean_and_trace(level: Level) -> list[Measurement]:
     """E|g_B|² by enumeration of every batch, beside |g|² + tr D/b from the landscape's own gradient and diffusion; for
     150 irises in batches of 8 the mean over the first steps of many replicas of SGD.
     """
-    found = _mean_squares(
-        level, lambda name, batch: float(np.trace(sums()[name][0].diffusion(sums()[name][1]))) / batch
-    )
-    return [*found, _drawn_square(level, 1.0)]
+    return _mean_squares(level, 1.0)
 
 
 def _mean_alone(level: Level) -> list[Measurement]:
     """The same beside |g|² alone, the square of the mean: the noise left out."""
-    return [*_mean_squares(level, lambda name, batch: 0.0), _drawn_square(level, 0.0)]
+    return _mean_squares(level, 0.0)
 
 
 SECOND_MOMENT = Claim(
@@ -240,66 +228,61 @@ def _whole_gradients(samples: int, weights: int, seed: int) -> np.ndarray:
 _SHAPES = ((6, 20), (4, 9), (30, 3))  # samples, weights
 
 
-def _ranks(centred: bool) -> list[Measurement]:
+def _ranks(centred: bool, shapes=_SHAPES) -> list[Measurement]:
     found = []
-    for samples, weights in _SHAPES:
-        bound = min(weights, samples - 1)
+    for samples, weights in shapes:
         rank = _rank(_whole_gradients(samples, weights, samples), centred)
         what = f"rank in exact arithmetic, regression with N = {samples}, d = {weights}"
-        if samples <= weights:  # where the number of samples is what binds
-            found.append(Measurement(what, rank, bound, 0.0, "exact", relation="<="))
-        if centred:
-            found.append(exact(what, rank, bound))
-            rows = _whole_gradients(samples, weights, samples).astype(float)
-            found.append(exact(f"the same in float64, N = {samples}", np.linalg.matrix_rank(np.cov(rows.T)), bound))
+        found.append(exact(what, rank, min(weights, samples - 1)))
     return found
 
 
 def _rank_of_covariance(level: Level) -> list[Measurement]:
     """Ranks of D for regressions with whole-numbered data: over the rational numbers without any threshold, and in
-    float64 at the usual one. Generic samples reach the bound; the three samples of the landscape "scale_invariant"
-    have rank 1, because all their gradients are tangent to one circle.
+    float64 at the usual one. Generic samples reach the bound; the three of the landscape "scale_invariant" stay below
+    it, because all their gradients are tangent to one circle.
     """
-    circle = sde.landscapes.get("scale_invariant").diffusion(np.array([0.6, 0.5]))
-    tangent = Measurement("rank D of scale_invariant", np.linalg.matrix_rank(circle), 1, 0.0, "float64 at λ_max d ε")
-    return [*_ranks(True), tangent]
+    found = _ranks(True)
+    for samples, weights in _SHAPES:
+        rows = _whole_gradients(samples, weights, samples).astype(float)
+        rank = np.linalg.matrix_rank(np.cov(rows.T), hermitian=True)
+        found.append(exact(f"the same in float64, N = {samples}", rank, min(weights, samples - 1)))
+    circle = np.linalg.matrix_rank(finite_sum("scale_invariant").diffusion(np.array([0.6, 0.5])), hermitian=True)
+    return [*found, Measurement("rank D of scale_invariant, N = 3, d = 2", circle, 2, 0.0, "an integer", relation="<=")]
 
 
 def _rank_of_second_moment(level: Level) -> list[Measurement]:
-    """The same without subtracting the mean: the second moment (Fisher's matrix of the labels) has rank up to N."""
-    return _ranks(False)
+    """The same without subtracting the mean, where the samples are fewer than the weights: the second moment, the
+    empirical Fisher matrix, has rank N.
+    """
+    return _ranks(False, _SHAPES[:2])
 
 
+@styled
 def _rank_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(5.2, 3.4)
-        ax = figure.subplots()
-        samples, weights = _SHAPES[0]
-        rows = _whole_gradients(samples, weights, samples).astype(float)
-        centred = rows - rows.mean(0)
-        for matrix, marker, label in (
-            (centred.T @ centred / samples, "o", "D"),
-            (rows.T @ rows / samples, "x", "second moment D + g gᵀ"),
-        ):
-            values = np.abs(np.linalg.eigvalsh(matrix))[::-1]
-            ax.semilogy(range(1, weights + 1), values / values[0], marker, ms=5, label=label)
-        ax.axhline(weights * np.finfo(float).eps, color="C6", ls="--", lw=0.8, label="usual threshold, d ε")
-        ax.axvline(samples - 0.5, color="C0", ls=":", lw=1)
-        ax.set(xlabel=f"eigenvalue, N = {samples} samples of d = {weights} weights", ylabel="|λ|/λ_max")
-        ax.legend()
-        return figure
-
-    return draw()
+    figure = new_figure(5.2, 3.4)
+    ax = figure.subplots()
+    samples, weights = _SHAPES[0]
+    rows = _whole_gradients(samples, weights, samples).astype(float)
+    centred = rows - rows.mean(0)
+    for matrix, marker, label in (
+        (centred.T @ centred / samples, "o", "D"),
+        (rows.T @ rows / samples, "x", "second moment D + g gᵀ"),
+    ):
+        values = np.abs(np.linalg.eigvalsh(matrix))[::-1]
+        ax.semilogy(range(1, weights + 1), values / values[0], marker, ms=5, label=label)
+    ax.axhline(weights * np.finfo(float).eps, color="C6", ls="--", lw=0.8, label="usual threshold, d ε")
+    ax.axvline(samples - 0.5, color="C0", ls=":", lw=1)
+    ax.set(xlabel=f"eigenvalue, N = {samples} samples of d = {weights} weights", ylabel="|λ|/λ_max")
+    ax.legend()
+    return figure
 
 
 DIFFUSION_RANK = Claim(
     name="diffusion_rank",
     statement="The rank of D is at most min(d, N − 1).",
     formula=r"\operatorname{rank}D\leq\min(d,N-1)",
-    source="folklore; Chaudhari & Soatto (2018) measure ranks far below d",
+    source="folklore",
     as_stated="holds",
     holds="as stated, and generic samples reach it; the uncentred second moment reaches min(d, N)",
     check=_rank_of_covariance,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import sde_sgd as sde
-from sde_sgd.theory.claim import Claim, Level, Measurement, estimated, refined, sampled
-from sde_sgd.theory.claims._batches import seed_of, sums
-from sde_sgd.theory.claims._normalised import circle, losses, mean_square, states
+from sde_sgd.figures._style import new_figure, styled
+from sde_sgd.theory.claim import Claim, Level, Measurement, refined, sampled
+from sde_sgd.theory.claims._batches import finite_sum, ratio_of_means, seed_of, states, sums
+from sde_sgd.theory.claims._normalised import circle, losses, mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,24 +36,17 @@ def _stationary(level: Level, name: str, rate: float, momentum: float = 0.0) -> 
     return np.square(weights).sum(-1), mean_square(loss, weights)
 
 
-def _ratio(what: str, above: np.ndarray, below: np.ndarray, bias: float = 0.0) -> Measurement:
-    """Mean over mean, beside 1; replicas are independent."""
-    above, below = above.mean(1), below.mean(1)
-    ratio = above.mean() / below.mean()
-    error = (above - ratio * below).std() / below.mean() / np.sqrt(len(above))
-    return estimated(what, ratio, error, 1.0, bias)
-
-
 def _balance(level: Level, name: str, rate: float, momentum: float = 0.0) -> Measurement:
     squares, gradients = _stationary(level, name, rate, momentum)
     what = f"λ(2 − ηλ)E|w|²/(ηE|g|²), ηλ = {rate:.2g}, {name}" + (f", momentum {momentum:g}" if momentum else "")
-    return _ratio(what, _DECAY**2 * (2 - rate) / rate * squares, gradients)
+    return ratio_of_means(what, _DECAY**2 * (2 - rate) / rate * squares.mean(1), gradients.mean(1))
 
 
 def _fourth_power(level: Level, name: str, rate: float, bias: float) -> Measurement:
     squares, gradients = _stationary(level, name, rate)
     what = f"λ(2 − ηλ)E|w|⁴/(ηE|g_unit|²), ηλ = {rate:.2g}, {name}"
-    return _ratio(what, _DECAY**2 * (2 - rate) / rate * squares**2, gradients * squares, bias)
+    above, below = _DECAY**2 * (2 - rate) / rate * squares**2, gradients * squares
+    return ratio_of_means(what, above.mean(1), below.mean(1), bias=bias)
 
 
 def _equilibrium(level: Level) -> list[Measurement]:
@@ -136,7 +130,8 @@ def _share_left(level: Level, momentum: float) -> list[Measurement]:
 def _relaxation(level: Level) -> list[Measurement]:
     """Replicas of SGD start at twice the stationary norm, γ₀ = 16 γ_eq, on two losses whose gradients are nearly all
     noise: after 1/(4ηλ) steps the distance to γ_eq is 1/e of what it was. At ηλ = 0.002 the steps are small enough for
-    the equation in continuous time; its relative error, ηλ/2, is granted. The same in the SDE of "scale_invariant" on
+    the equation in continuous time: (1 − ηλ)^{1/(ηλ)} is short of 1/e by the fraction ηλ/2, and the square of a step's
+    own length adds less; in all an error of ηλ is granted. The same in the SDE of "scale_invariant" on
     its own clock, where the time is 1/(4λ); the Euler steps of 1/1000 of that add an error of their own order.
     """
     what = "(|w|⁴ − stationary)/(first − stationary) at t = 1/(4λ), SDE of scale_invariant"
@@ -152,26 +147,21 @@ def _relaxation_broken(level: Level) -> list[Measurement]:
     return [*_share_left(level, 0.9), sampled(what, _relaxing_sde(level, 2), np.exp(-1), bias=1e-3 / level.more)]
 
 
+@styled
 def _relaxation_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(5.2, 3.6)
-        ax = figure.subplots()
-        time = np.linspace(0, 1, 26)  # in 1/(4ηλ)
-        for k, start in enumerate((2.0, 1.6, 0.5)):
-            ax.plot(time, 1 + (start**4 - 1) * np.exp(-time), color="C6", lw=1, label="equation" if not k else None)
-            for marker, name in zip((".", "o"), _noises()):
-                gamma = _relaxing(level, name, 0.002, times=25, start=start).mean(0)
-                colour = "C1" if marker == "o" else "C0"
-                ax.plot(time, gamma, marker, mfc="none", color=colour, label=name if not k else None)
-        ax.axhline(1.0, color="C6", ls=":", lw=0.8)
-        ax.set(xlabel="steps · 4ηλ", ylabel="mean γ/γ_eq, γ = |w|⁴/η²", yscale="log")
-        ax.legend()
-        return figure
-
-    return draw()
+    figure = new_figure(5.2, 3.6)
+    ax = figure.subplots()
+    time = np.linspace(0, 1, 26)  # in 1/(4ηλ)
+    for k, start in enumerate((2.0, 1.6, 0.5)):
+        ax.plot(time, 1 + (start**4 - 1) * np.exp(-time), color="C6", lw=1, label="equation" if not k else None)
+        for marker, name in zip((".", "o"), _noises()):
+            gamma = _relaxing(level, name, 0.002, times=25, start=start).mean(0)
+            colour = "C1" if marker == "o" else "C0"
+            ax.plot(time, gamma, marker, mfc="none", color=colour, label=name if not k else None)
+    ax.axhline(1.0, color="C6", ls=":", lw=0.8)
+    ax.set(xlabel="steps · 4ηλ", ylabel="mean γ/γ_eq, γ = |w|⁴/η²", yscale="log")
+    ax.legend()
+    return figure
 
 
 NORM_RELAXATION = Claim(
@@ -201,9 +191,7 @@ def _law(name: str, rate: float) -> sde.DiscreteSGD:
 
 
 def _sum(name: str) -> sde.FiniteSum:
-    loss = sde.landscapes.get(name) if name == "pearson" else sums()[name][0]
-    assert isinstance(loss, sde.FiniteSum)
-    return loss
+    return finite_sum(name) if name == "pearson" else sums()[name][0]
 
 
 def _grown(name: str, rate: float, lag: int) -> float:
@@ -260,27 +248,22 @@ def _too_soon(level: Level) -> list[Measurement]:
     return found
 
 
+@styled
 def _plateau_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(5.2, 3.6)
-        ax = figure.subplots()
-        lags = (4, 8, 12, 16, 24, 32, 48, 64, 96)
-        for colour, (name, rate) in zip(("C0", "C1"), _RATES.items()):
-            curve = np.arange(1, 97)
-            ax.plot(curve, [_grown(name, rate, int(k)) for k in curve], color=colour, lw=1.2)
-            moved = _moved(level, name, lags)
-            ax.errorbar(
-                lags, moved.mean(1), 3 * moved.std(1) / np.sqrt(moved.shape[1]), fmt="o", ms=4, color=colour, label=name
-            )
-        ax.axhline(1.0, color="C6", ls="--", lw=0.8)
-        ax.set(xlabel="lag in steps", ylabel=r"$E|W_{t+k}-W_t|^2\,/\,2\,\mathrm{tr}\,S$", xscale="log")
-        ax.legend(title="lines: exact law; dots: sde.sgd")
-        return figure
-
-    return draw()
+    figure = new_figure(5.2, 3.6)
+    ax = figure.subplots()
+    lags = (4, 8, 12, 16, 24, 32, 48, 64, 96)
+    for colour, (name, rate) in zip(("C0", "C1"), _RATES.items()):
+        curve = np.arange(1, 97)
+        ax.plot(curve, [_grown(name, rate, int(k)) for k in curve], color=colour, lw=1.2)
+        moved = _moved(level, name, lags)
+        ax.errorbar(
+            lags, moved.mean(1), 3 * moved.std(1) / np.sqrt(moved.shape[1]), fmt="o", ms=4, color=colour, label=name
+        )
+    ax.axhline(1.0, color="C6", ls="--", lw=0.8)
+    ax.set(xlabel="lag in steps", ylabel=r"$E|W_{t+k}-W_t|^2\,/\,2\,\mathrm{tr}\,S$", xscale="log")
+    ax.legend(title="lines: exact law; dots: sde.sgd")
+    return figure
 
 
 PLATEAU = Claim(

@@ -11,6 +11,7 @@ import sympy as sp
 import sde_sgd as sde
 from sde_sgd.figures._style import INK, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, refined, sampled
+from sde_sgd.theory.claims._batches import seed_of
 from sde_sgd.theory.claims._local_entropies import NODES, heat_flow, landscape, on_grids, quadrature
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def _closed_form(level: Level, extra: str) -> list[Measurement]:
         zero = np.zeros(len(a))
         words = f"γ = ½, {name}"
         values = on_grids(level, loss, box, (gamma,), lambda f, at=zero: f(at))
-        found.append(refined(f"f_γ(0), {words}, heat flow", *values, bottom, order=2))
+        found.append(refined(f"f_γ(0), {words}, heat flow", values[0], values[1], bottom, order=2))
         values = on_grids(level, loss, box, (gamma,), lambda f, at=x, zero=zero: f(at) - f(zero))
-        found.append(refined(f"f_γ(x) − f_γ(0), {words}, heat flow", *values, height, order=2))
+        found.append(refined(f"f_γ(x) − f_γ(0), {words}, heat flow", values[0], values[1], height, order=2))
         values = [quadrature(loss, point, gamma, n)[0] for n in (NODES, 2 * NODES)]
-        found.append(_ruled(f"f_γ(x), {words}, quadrature", *values, bottom + height))
+        found.append(_ruled(f"f_γ(x), {words}, quadrature", values[0], values[1], bottom + height))
     return found
 
 
@@ -68,7 +69,7 @@ QUADRATIC_LOCAL_ENTROPY = Claim(
     source="Chaudhari et al. (2017), Entropy-SGD",
     hypotheses=("f = xᵀAx/2 with I + γA positive",),
     as_stated="holds",
-    holds="as stated; beyond the quadratic A is not the Hessian at the minimum but an average over √γ",
+    holds="as stated; for other losses with the Hessian A at their minimum it is an approximation for small γ",
     check=_quadratic,
     twin=_quartic,
 )
@@ -98,6 +99,10 @@ def _tethered(system: str) -> tuple[tuple[str, ...], str]:
     return names, f"{loss} + ({tether})/{2 * _GAMMA}"
 
 
+def _by_rule(loss: str, point: np.ndarray) -> float:
+    return quadrature(loss, tuple(point), _GAMMA)[0]
+
+
 @cache
 def _gibbs_mean(system: str, inner: float, cells: int) -> float:
     """⟨x'⟩ of the steady state on a grid, its solver being given the drift alone."""
@@ -114,16 +119,16 @@ def _gibbs_mean(system: str, inner: float, cells: int) -> float:
 def _pull(level: Level, inner: float) -> list[Measurement]:
     found = []
     for number, (name, (loss, box, point)) in enumerate(_WELLS.items()):
-        slope = _slope(lambda at, loss=loss: quadrature(loss, tuple(at), _GAMMA)[0], point)
+        slope = _slope(partial(_by_rule, loss), point)
         cells = level.cells(200 if len(box) == 1 else 80)
         values = [(point[0] - _gibbs_mean(name, inner, n)) / _GAMMA for n in (cells, 2 * cells)]
         what = f"(x − ⟨x'⟩)/γ, {name}, inner temperature {inner:g}"
-        found.append(refined(f"{what}, grid, against ∂f_γ by quadrature", *values, slope, order=2))
+        found.append(refined(f"{what}, grid, against ∂f_γ by quadrature", values[0], values[1], slope, order=2))
         names, energy = _tethered(name)
         h, paths = 0.002, min(level.count(100_000), 3_000_000)
         ends = sde.simulate(
             sde.Landscape(names, energy).at_temperature(inner), point, step=h, steps=1000, paths=paths,
-            seed=level.seed + 1_000_003 * number, threads=1,
+            seed=seed_of(level, 76, number), threads=1,
         )  # fmt: skip
         samples, bias = (point[0] - ends["x"].values) / _GAMMA, (35 * h) ** 2 * abs(slope)
         found.append(sampled(f"{what}, Langevin paths, against ∂f_γ by quadrature", samples, slope, bias=bias))
@@ -131,7 +136,7 @@ def _pull(level: Level, inner: float) -> list[Measurement]:
             flow = on_grids(level, loss, box, (_GAMMA,), lambda f, at=point: _slope(lambda p: f(p), at))
             mean = quadrature(loss, point, _GAMMA)[1]
             what = f"∂f_γ of the heat flow against (x − ⟨x'⟩)/γ by quadrature, {name}"
-            found.append(refined(what, *flow, (point[0] - mean[0]) / _GAMMA, order=2))
+            found.append(refined(what, flow[0], flow[1], (point[0] - mean[0]) / _GAMMA, order=2))
     return found
 
 
@@ -143,7 +148,7 @@ def _gradient_identity(level: Level) -> list[Measurement]:
     return _pull(level, 1.0)
 
 
-def _hot_chain(level: Level) -> list[Measurement]:
+def _cold_chain(level: Level) -> list[Measurement]:
     """The inner chain at the temperature ½, not that of e^{−f}, which is 1."""
     return _pull(level, 0.5)
 
@@ -157,7 +162,7 @@ LOCAL_ENTROPY_GRADIENT = Claim(
     as_stated="holds",
     holds="as stated; an inner chain at another temperature T gives T times the slope of that of f/T at γT",
     check=_gradient_identity,
-    twin=_hot_chain,
+    twin=_cold_chain,
 )
 
 
@@ -174,7 +179,7 @@ def _equation(level: Level, viscosity: float) -> list[Measurement]:
             slope = (np.array(point) - mean) / gamma
             laplacian = (len(point) - np.trace(spread) / gamma) / gamma
             expected = -0.5 * slope @ slope + viscosity * 0.5 * laplacian
-            found.append(refined(f"∂f_γ/∂γ at γ = {gamma:g}, {name}", *values, expected, order=2))
+            found.append(refined(f"∂f_γ/∂γ at γ = {gamma:g}, {name}", values[0], values[1], expected, order=2))
     return found
 
 
@@ -288,7 +293,7 @@ def _gain(level: Level, name: str, alike: bool) -> Measurement:
     values = [v - start for v in on_grids(level, text, box, (_LATER,), lambda f: _between(f, dim))]
     words = "equal curvatures" if alike else f"curvatures {curvatures[0]:g} and {curvatures[1]:g}"
     what = f"what the wide one gains on the sharp one from γ = 0 to {_LATER}, {name}, {words}"
-    return refined(what, *values, exact(_LATER) - exact(0.0), order=2)
+    return refined(what, values[0], values[1], exact(_LATER) - exact(0.0), order=2)
 
 
 def _swapping(level: Level) -> list[Measurement]:
@@ -304,7 +309,7 @@ def _swapping(level: Level) -> list[Measurement]:
         gammas = level_at * np.array([0.9, 0.95, 1.0, 1.05, 1.1])
         measure = partial(_swap, gammas=gammas, dim=len(box))
         values = on_grids(level, loss(*curvatures), box, tuple(gammas), measure)
-        found.append(refined(f"γ at which wide and sharp are level, {name}", *values, level_at, order=2))
+        found.append(refined(f"γ at which wide and sharp are level, {name}", values[0], values[1], level_at, order=2))
     return found
 
 

@@ -9,6 +9,7 @@ import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, refined, sampled
 from sde_sgd.theory.claims import _exact_laws as laws
+from sde_sgd.theory.claims._batches import finite_sum, ratio_of_means, seed_of, states
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,16 +32,12 @@ def _published(rate: float, momentum: float, curvature: float, noise: float) -> 
 
 
 @cache
-def _products(seed: int, count: int, rate: float, momentum: float, batch: int) -> dict[str, np.ndarray]:
+def _products(level: Level, rate: float, momentum: float, batch: int) -> dict[str, np.ndarray]:
     """w², v² and wv of runs of SGD on the line at rest."""
-    run = sde.sgd(_line(), 0.0, learning_rate=rate, momentum=momentum, batch_size=batch, steps=120, replicas=count,
-                  seed=seed)  # fmt: skip
+    run = sde.sgd(_line(), 0.0, learning_rate=rate, momentum=momentum, batch_size=batch, steps=120,
+                  replicas=min(level.count(150_000), 4_000_000), seed=seed_of(level, 53))  # fmt: skip # memory
     w, v = run.x.values, run.velocity_x.values
     return {"Var w": w * w, "Var v": v * v, "Cov(w, v)": w * v}
-
-
-def _count(level: Level) -> int:
-    return min(level.count(150_000), 4_000_000)  # memory
 
 
 def _naive(rate: float, momentum: float, shape: tuple[int, int]) -> float:
@@ -57,7 +54,7 @@ def _momentum_covariances(level: Level) -> list[Measurement]:
     sample is enumerated. As η → 0 the covariance is that at T/(1 − μ), in every entry."""
     rate, momentum, batch = 0.5, 0.6, 2
     wanted = _published(rate, momentum, 2.0, float(_line().diffusion([0.0]).item()) / batch)
-    products = _products(level.seed + 51, _count(level), rate, momentum, batch)
+    products = _products(level, rate, momentum, batch)
     found = [
         sampled(f"{name}, one direction, sampled / predicted", products[name] / wanted[name], 1.0) for name in wanted
     ]
@@ -85,7 +82,7 @@ def _effective_rate(level: Level) -> list[Measurement]:
     of two directions of different curvature, which lose their correlation (η = 0.05, μ = 0.95)."""
     rate, momentum, batch = 0.5, 0.6, 2
     noise = float(_line().diffusion([0.0]).item()) / batch
-    products = _products(level.seed + 51, _count(level), rate, momentum, batch)
+    products = _products(level, rate, momentum, batch)
     naive = rate * noise / (2 * (1 - momentum) * 2.0)
     return [
         sampled("Var w over that at T/(1 − μ), one direction, sampled", products["Var w"] / naive, 1.0),
@@ -114,12 +111,13 @@ MOMENTUM_COVARIANCES = Claim(
     name="momentum_covariances",
     statement="At rest SGD with momentum μ samples what SGD without it samples at the learning rate η/(1 − μ): its "
     "temperature is T/(1 − μ).",
-    formula=r"\operatorname{Var}w=\frac{\eta(1+\mu)}{(1-\mu)h(2(1+\mu)-\eta h)}\frac{D}{b}",
+    formula=r"\operatorname{Cov}w=S\left(\frac{T}{1-\mu}\right),\quad T=\frac{\eta}{2b}",
     source="Mandt, Hoffman & Blei (2017)",
     hypotheses=("ηh ≪ 1 + μ", "ημ(h_i − h_j)² ≪ (1 − μ)²(h_i + h_j) for every pair of directions"),
     as_stated="needs_hypothesis",
-    holds="the exact covariances of position and velocity are known; those at T/(1 − μ) are their limit for small η, "
-    "and directions of different curvature lose their correlation long before",
+    holds="in the limit of small η. In one direction Var w = η(1 + μ)D/((1 − μ)h(2(1 + μ) − ηh)b), Var v = "
+    "2D/((1 − μ)(2(1 + μ) − ηh)b), Cov(w, v) = −(η/2) Var v; directions of different curvature lose their correlation "
+    "already where ηh is small",
     check=_momentum_covariances,
     twin=_effective_rate,
     figure=_draw_momentum,
@@ -135,9 +133,7 @@ _RATE = 0.2  # of the runs of SGD
 @cache
 def _few_irises() -> sde.FiniteSum:
     """The neuron on every twelfth iris: not quadratic, 13 samples."""
-    neuron = sde.landscapes.get("neuron")
-    assert isinstance(neuron, sde.FiniteSum)
-    data = {name: values[::12] for name, values in neuron.data.items()}
+    data = {name: values[::12] for name, values in finite_sum("neuron").data.items()}
     return sde.FiniteSum(("w", "c"), "(tanh(w*x + c) - y)**2/2 + (w**2 + c**2)/40", data, name="few irises")
 
 
@@ -167,22 +163,22 @@ def _soft_relation(rate: float, batch: int) -> float:
 
 
 @cache
-def _run(seed: int, count: int, momentum: float, sampling: str, name: str) -> np.ndarray:
+def _run(level: Level, momentum: float, sampling: str, name: str) -> np.ndarray:
     """x·∇f, |g|² and |v|² of runs of SGD at rest, averaged over 24 steps of each run; x from its mean."""
     chosen, batch, before = (_few_irises(), 2, 396) if name == "neuron" else (laws.offsets(), 1, 96)
+    count = min(level.count(20_000), 800_000)  # memory: all states of 24 steps
     settings: dict[str, Any] = dict(
-        learning_rate=_RATE, batch_size=batch, momentum=momentum, sampling=sampling, replicas=count
-    )
-    begin = sde.sgd(chosen, np.zeros(2), steps=before, seed=seed, **settings)
-    states, velocities = (np.stack([begin[prefix + v].values for v in chosen.variables], -1)
-                          for prefix in ("", "velocity_" if momentum else ""))  # fmt: skip
+        learning_rate=_RATE, batch_size=batch, momentum=momentum, sampling=sampling, replicas=count,
+        seed=seed_of(level, 54, momentum > 0, sampling == "reshuffling"),
+    )  # fmt: skip
+    begin = sde.sgd(chosen, np.zeros(2), steps=before, **settings)
     if momentum:
-        settings["start_velocity"] = velocities
-    run = sde.sgd(chosen, states, steps=25, first_step=before, save_every=1, seed=seed, **settings)
-    x = np.stack([run[v].values for v in chosen.variables])  # (variable, run, step)
-    center, found = x.mean(axis=(1, 2)), np.zeros((3, count))
+        settings["start_velocity"] = np.stack([begin["velocity_" + v].values for v in chosen.variables], -1)
+    run = sde.sgd(chosen, states(begin, chosen), steps=25, first_step=before, save_every=1, **settings)
+    x = states(run, chosen)  # (run, step, variable)
+    center, found = x.mean(axis=(0, 1)), np.zeros((3, count))
     for step in range(1, 25):
-        before, now, after = x[:, :, step - 1 : step + 2].transpose(2, 1, 0)
+        before, now, after = x[:, step - 1 : step + 2].swapaxes(0, 1)
         velocity = (now - after) / _RATE
         gradient = velocity - momentum * (before - now) / _RATE
         found += [
@@ -193,35 +189,28 @@ def _run(seed: int, count: int, momentum: float, sampling: str, name: str) -> np
     return found / 24
 
 
-def _ratio(what: str, above: np.ndarray, below: np.ndarray) -> Measurement:
-    """Mean over mean, with the error of a ratio."""
-    return sampled(what, 1 + (above - below) / below.mean(), 1.0)
-
-
 def _at_rest(level: Level) -> list[Measurement]:
     """E[x·∇f] over (η/2)E|g|², and with momentum over (η/2)(1 + μ)E|v|². Linear regression and a sum that is not
     quadratic: every batch enumerated. A neuron on 13 irises: runs of SGD, averaged after 400 steps."""
-    count = min(level.count(20_000), 800_000)  # memory: all states of 24 steps
-    plain = _run(level.seed + 61, count, 0.0, "with_replacement", "neuron")
-    heavy = _run(level.seed + 62, count, 0.7, "with_replacement", "neuron")
+    plain = _run(level, 0.0, "with_replacement", "neuron")
+    heavy = _run(level, 0.7, "with_replacement", "neuron")
     return [
         exact("E[x·∇f] / (η/2)E|g|², regression, η = 0.6, enumerated", _relation(laws.regression(), 0.6, 2), 1.0),
         exact("E[x·∇f] / (η/2)E|g|², log cosh, η = 0.3, enumerated", _soft_relation(0.3, 2), 1.0),
-        _ratio("E[x·∇f] / (η/2)E|g|², neuron, η = 0.2, b = 2, sampled", plain[0], 0.1 * plain[1]),
+        ratio_of_means("E[x·∇f] / (η/2)E|g|², neuron, η = 0.2, b = 2, sampled", plain[0], 0.1 * plain[1]),
         exact("E[x·∇f] / (η/2)(1+μ)E|v|², regression, μ = 0.8", _heavy_relation(laws.regression(), 0.2, 0.8), 1.0),
-        _ratio("E[x·∇f] / (η/2)(1+μ)E|v|², neuron, μ = 0.7, sampled", heavy[0], 0.1 * 1.7 * heavy[2]),
+        ratio_of_means("E[x·∇f] / (η/2)(1+μ)E|v|², neuron, μ = 0.7, sampled", heavy[0], 0.1 * 1.7 * heavy[2]),
     ]  # fmt: skip
 
 
 def _not_by_this_relation(level: Level) -> list[Measurement]:
     """Samples reshuffled every epoch, so that x and the batch are not independent; and momentum, with the relation of
     plain SGD. Both are at rest and miss it."""
-    count = min(level.count(20_000), 800_000)
-    epochs = _run(level.seed + 63, count, 0.0, "reshuffling", "offsets")
-    heavy = _run(level.seed + 62, count, 0.7, "with_replacement", "neuron")
+    epochs = _run(level, 0.0, "reshuffling", "offsets")
+    heavy = _run(level, 0.7, "with_replacement", "neuron")
     return [
-        _ratio("E[x·∇f] / (η/2)E|g|², quadratic, reshuffled, sampled", epochs[0], 0.1 * epochs[1]),
-        _ratio("E[x·∇f] / (η/2)E|g|², neuron, μ = 0.7, sampled", heavy[0], 0.1 * heavy[1]),
+        ratio_of_means("E[x·∇f] / (η/2)E|g|², quadratic, reshuffled, sampled", epochs[0], 0.1 * epochs[1]),
+        ratio_of_means("E[x·∇f] / (η/2)E|g|², neuron, μ = 0.7, sampled", heavy[0], 0.1 * heavy[1]),
     ]
 
 
@@ -231,11 +220,12 @@ def _draw_relation(level: Level) -> "Figure":
     ax = figure.subplots()
     parts, rate, batch = laws.affine(laws.regression()), 0.4, 2
     move, drawn = laws.step(parts, rate, batch), laws.batches(parts, batch)
+    best = sde.DiscreteSGD.from_finite_sum(laws.regression(), rate, batch).center
     z = np.array([1.0, 2.0, -2.0])
     kept, work, squares = np.kron(z, z), [], []
     for _ in range(60):
         moments = kept.reshape(3, 3)
-        center = moments - np.outer(moments[:, 0], [0.0, *laws.regression().minimizer()])  # x·∇f with x from x*
+        center = moments - np.outer(moments[:, 0], [0.0, *best])  # x·∇f with x from x*
         work.append(np.trace(parts.mean(axis=0) @ center))
         squares.append(rate / 2 * np.mean([np.trace(part @ moments @ part.T) for part in drawn]))
         kept = move @ kept

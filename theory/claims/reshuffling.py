@@ -2,17 +2,19 @@
 
 import itertools
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import sde_sgd as sde
+from sde_sgd.figures._style import new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, estimated, exact, refined
-from sde_sgd.theory.claims._batches import moments, proportional, seed_of, sums
+from sde_sgd.theory.claims._batches import false_alarm, moments, proportional, seed_of, sums
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_BLOCKS = 64  # groups of runs, whose scatter gives the error of a variance
 _OFFSETS = np.array([-1.3, 0.2, 0.9, 1.6, -0.7, 0.1, -0.8])  # minima of seven parabolas of one curvature
 
 
@@ -50,27 +52,22 @@ def _as_if_fresh(level: Level) -> list[Measurement]:
     return found
 
 
+@styled
 def _epoch_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(5.2, 3.5)
-        ax = figure.subplots()
-        steps = 50
-        for a in (0.3, 1.0, 3.0, 10.0):
-            settings = dict(learning_rate=a / steps, batch_size=1, samples=steps)
-            fresh = sde.DiscreteSGD(1.0, 1.0, **settings).covariance[0, 0]
-            law = sde.DiscreteSGD(1.0, 1.0, sampling="reshuffling", **settings)
-            phases = np.arange(2 * steps + 1)
-            ratios = [law.phase_covariance(int(k % steps))[0, 0] / fresh for k in phases]
-            ax.plot(phases / steps, ratios, label=f"a = {a:g}")
-        ax.axhline(1.0, color="C6", ls="--", lw=0.8)
-        ax.set(xlabel="epochs", ylabel="stationary variance / that of fresh draws", ylim=(0, 1.3))
-        ax.legend(title="a = ηhN/b, 50 steps an epoch", ncols=4, loc="upper center", fontsize=8)
-        return figure
-
-    return draw()
+    figure = new_figure(5.2, 3.5)
+    ax = figure.subplots()
+    steps = 50
+    for a in (0.3, 1.0, 3.0, 10.0):
+        settings: dict[str, Any] = dict(learning_rate=a / steps, batch_size=1, samples=steps)
+        fresh = sde.DiscreteSGD(1.0, 1.0, **settings).covariance[0, 0]
+        law = sde.DiscreteSGD(1.0, 1.0, sampling="reshuffling", **settings)
+        phases = np.arange(2 * steps + 1)
+        ratios = [law.phase_covariance(int(k % steps))[0, 0] / fresh for k in phases]
+        ax.plot(phases / steps, ratios, label=f"a = {a:g}")
+    ax.axhline(1.0, color="C6", ls="--", lw=0.8)
+    ax.set(xlabel="epochs", ylabel="stationary variance / that of fresh draws", ylim=(0, 1.3))
+    ax.legend(title="a = ηhN/b, 50 steps an epoch", ncols=4, loc="upper center", fontsize=8)
+    return figure
 
 
 EPOCH_BATCHES = Claim(
@@ -106,12 +103,13 @@ def _ratios(a, steps: int, mode: int = 0) -> tuple[float, float]:
     """
     axes = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
     curvature = np.diag([1.0, 3.0]) / (1, 3)[mode]
-    settings = dict(learning_rate=a / steps, batch_size=1, samples=steps)
+    settings: dict[str, Any] = dict(learning_rate=a / steps, batch_size=1, samples=steps)
     args = axes @ curvature @ axes.T, np.array([[1, 0.5], [0.5, 2]])
     fresh = sde.DiscreteSGD(*args, sampling="with_replacement", **settings)
     epochs = sde.DiscreteSGD(*args, sampling="reshuffling", **settings)
     u = axes[:, mode]
-    return tuple(float(u @ s @ u / (u @ fresh.covariance @ u)) for s in (epochs.covariance, epochs.phase_covariance(0)))
+    mean, end, one = (float(u @ s @ u) for s in (epochs.covariance, epochs.phase_covariance(0), fresh.covariance))
+    return mean / one, end / one
 
 
 def _every_permutation(a: float) -> tuple[float, float]:
@@ -144,7 +142,7 @@ def _drawn(level: Level, dim: int) -> list[tuple[float, float, float, float]]:
     origin, eta, batch, epoch = np.zeros(dim), 0.05, 3, 20
     run = sde.sgd(
         loss, origin, learning_rate=eta, batch_size=batch, steps=60 * epoch, replicas=level.count(640), save_every=0,
-        sampling="reshuffling", observables=sde.Moments(burn_in=10 * epoch, blocks=64), threads=1,
+        sampling="reshuffling", observables=sde.Moments(burn_in=10 * epoch, blocks=_BLOCKS), threads=1,
         seed=seed_of(level, 3, dim),
     )  # fmt: skip
     law = np.diag(curvatures), loss.diffusion(origin), eta, batch
@@ -169,8 +167,13 @@ def _less_variance(level: Level) -> list[Measurement]:
     found += _against(level, lambda a: (_mean_ratio(a), _end_ratio(a)))
     for dim in (1, 2):
         for a, ratio, error, exactly in _drawn(level, dim):
-            found.append(estimated(f"variance ratio in sde.sgd, a = {a:g}, {dim}-D", ratio, error, exactly))
+            found.append(_run_ratio(a, dim, ratio, error, exactly))
     return found
+
+
+def _run_ratio(a: float, dim: int, ratio: float, error: float, expected: float) -> Measurement:
+    what = f"variance ratio in sde.sgd, a = {a:g}, {dim}-D"
+    return estimated(what, ratio, error, expected, false_alarm=false_alarm(_BLOCKS))
 
 
 def _against(level: Level, formulas) -> list[Measurement]:
@@ -189,33 +192,28 @@ def _same_variance(level: Level) -> list[Measurement]:
     found = _against(level, lambda a: (1.0, 1.0))
     for dim in (1, 2):
         for a, ratio, error, _ in _drawn(level, dim):
-            found.append(estimated(f"variance ratio in sde.sgd, a = {a:g}, {dim}-D", ratio, error, 57 / 59))
+            found.append(_run_ratio(a, dim, ratio, error, 57 / 59))
     return found
 
 
+@styled
 def _ratio_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(5.2, 3.8)
-        ax = figure.subplots()
-        a = np.geomspace(0.03, 30, 200)
-        ax.loglog(a, _mean_ratio(a), label="mean over an epoch")
-        ax.loglog(a, _end_ratio(a), label="at the ends of epochs")
-        ax.loglog(a, a / 3, ":", color="C0", label="a/3")
-        ax.axhline(1.0, color="C6", lw=0.8, ls="--", label="fresh draws")
-        some = np.geomspace(0.05, 15, 9)
-        exactly = np.array([_ratios(value, 800) for value in some])
-        ax.plot(some, exactly[:, 0], "o", color="C0", ms=4, label="exact law, 800 steps an epoch")
-        ax.plot(some, exactly[:, 1], "o", color="C1", ms=4)
-        drawn = np.array([row[:3] for dim in (1, 2) for row in _drawn(level, dim)])
-        ax.errorbar(*drawn.T, fmt="s", color="C2", ms=5, capsize=2, label="sde.sgd, 20 steps an epoch")
-        ax.set(xlabel="a = ηhN/b", ylabel="stationary variance / that of fresh draws", ylim=(5e-5, 2))
-        ax.legend(loc="lower right", fontsize=7.5)
-        return figure
-
-    return draw()
+    figure = new_figure(5.2, 3.8)
+    ax = figure.subplots()
+    a = np.geomspace(0.03, 30, 200)
+    ax.loglog(a, _mean_ratio(a), label="mean over an epoch")
+    ax.loglog(a, _end_ratio(a), label="at the ends of epochs")
+    ax.loglog(a, a / 3, ":", color="C0", label="a/3")
+    ax.axhline(1.0, color="C6", lw=0.8, ls="--", label="fresh draws")
+    some = np.geomspace(0.05, 15, 9)
+    exactly = np.array([_ratios(value, 800) for value in some])
+    ax.plot(some, exactly[:, 0], "o", color="C0", ms=4, label="exact law, 800 steps an epoch")
+    ax.plot(some, exactly[:, 1], "o", color="C1", ms=4)
+    place, ratio, error = np.array([row[:3] for dim in (1, 2) for row in _drawn(level, dim)]).T
+    ax.errorbar(place, ratio, error, fmt="s", color="C2", ms=5, capsize=2, label="sde.sgd, 20 steps an epoch")
+    ax.set(xlabel="a = ηhN/b", ylabel="stationary variance / that of fresh draws", ylim=(5e-5, 2))
+    ax.legend(loc="lower right", fontsize=7.5)
+    return figure
 
 
 RESHUFFLED_VARIANCE = Claim(

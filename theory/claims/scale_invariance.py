@@ -7,45 +7,42 @@ import numpy as np
 from scipy.optimize import brentq
 
 import sde_sgd as sde
+from sde_sgd.figures._style import new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact
-from sde_sgd.theory.claims._batches import seed_of
-from sde_sgd.theory.claims._normalised import losses, states
+from sde_sgd.theory.claims._batches import farthest, finite_sum, seed_of, states
+from sde_sgd.theory.claims._normalised import losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def _identities(name: str, loss: sde.FiniteSum, point: np.ndarray) -> list[Measurement]:
-    """Powers of the norm and the angle to the weights, beside those of a scale-invariant loss."""
-    slopes, angles = [], []
-    for order, found in ((1, loss.gradient), (2, loss.hessian)):
-        growth = np.linalg.norm(found(3 * point)) / np.linalg.norm(found(point))
-        slopes.append(
-            exact(f"power of |w| in the derivative of order {order}, {name}", np.log(growth) / np.log(3), -order)
-        )
+    """Derivatives at 3w over those at w, and the angle to the weights, beside those of a scale-invariant loss."""
+    found = []
+    for order, derivative in ((1, loss.gradient), (2, loss.hessian)):
+        ratios = derivative(3 * point) / derivative(point)
+        what = f"derivative of order {order} at 3w over that at w, {name}"
+        found.append(exact(what, farthest(ratios, 3.0**-order), 3.0**-order))
     for gradient in loss.sample_gradients(point)[:2]:
         cosine = gradient @ point / np.linalg.norm(gradient) / np.linalg.norm(point)
-        angles.append(exact(f"angle of g_k and w in degrees, {name}", np.degrees(np.arccos(cosine)), 90.0))
+        found.append(exact(f"angle of g_k and w in degrees, {name}", np.degrees(np.arccos(cosine)), 90.0))
     gradient = loss.gradient(point)
     along = gradient @ loss.hessian(point) @ point / (gradient @ gradient)
-    return [*slopes, *angles, exact(f"g·Hw/|g|², which the other two make −1, {name}", along, -1.0)]
+    return [*found, exact(f"g·Hw/|g|², which the other two make −1, {name}", along, -1.0)]
 
 
 def _three_identities(level: Level) -> list[Measurement]:
     """Exact derivatives of the landscape "scale_invariant" and of a classifier of irises whose weights are normalised,
-    at a point w and at 3w: the power of the norm in gradient and Hessian, and the angle between w and the gradient of
-    single samples.
+    at a point w and at 3w: the ratios of the entries of gradient and Hessian, of which the one farthest off is shown,
+    and the angle between w and the gradient of single samples.
     """
     return [m for name, (loss, point) in losses().items() for m in _identities(name, loss, point)]
 
 
 def _with_decay(level: Level) -> list[Measurement]:
     """The same for losses that depend on the norm: the landscape with its weight decay, and the neuron."""
-    decayed = sde.landscapes.get("scale_invariant", weight_decay=0.5)
-    neuron = sde.landscapes.get("neuron")
-    assert isinstance(decayed, sde.FiniteSum) and isinstance(neuron, sde.FiniteSum)
-    point = np.array([0.6, 0.5])
-    return [*_identities("with decay 0.5", decayed, point), *_identities("neuron", neuron, point)]
+    broken = {"with decay 0.5": finite_sum("scale_invariant", weight_decay=0.5), "neuron": finite_sum("neuron")}
+    return [m for name, loss in broken.items() for m in _identities(name, loss, np.array([0.6, 0.5]))]
 
 
 IDENTITIES = Claim(
@@ -99,9 +96,7 @@ def _norm_recursion_broken(level: Level) -> list[Measurement]:
     """The same for the neuron, which is not scale invariant, and for scale-invariant losses under momentum 0.5: there
     the step is not perpendicular to the weights. (Under momentum the first step, v = 0 before it, still agrees.)
     """
-    neuron = sde.landscapes.get("neuron")
-    assert isinstance(neuron, sde.FiniteSum)
-    found = _norms("the neuron", neuron, np.array([0.6, 0.5]), seed_of(level, 10))
+    found = _norms("the neuron", finite_sum("neuron"), np.array([0.6, 0.5]), seed_of(level, 10))
     for name, one in losses().items():
         found += _norms(f"{name}, momentum 0.5", *one, seed_of(level, 10), momentum=0.5)[1:]
     return found
@@ -195,28 +190,23 @@ def _without_decay(level: Level) -> list[Measurement]:
     return _unstable(level, decayed=False)
 
 
+@styled
 def _decay_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(7.6, 4.2)
-        panels = figure.subplots(2, 2, sharex=True)
-        for column, (name, (eta, decay)) in zip(panels.T, _GD.items()):
-            loss, curvature = losses()[name][0], _minimum(name)[2]
-            for used, label in ((decay, f"λ = {decay:g}"), (0.0, "λ = 0")):
-                path = _descent(name, used)[:1500]
-                column[0].plot(np.square(path).sum(-1), lw=1.1, label=label)
-                column[1].semilogy(np.linalg.norm(loss.gradient(path), axis=-1), lw=1.1)
-            unstable = eta * curvature / (2 * (1 - eta * decay))
-            column[0].axhline(unstable, color="C6", ls="--", lw=0.9, label="unstable below")
-            column[0].set(title=name, ylabel="|w|²")
-            column[0].set_ylim(0, 1.3 * column[0].get_ylim()[1])
-            column[0].legend(loc="upper right", ncols=3, fontsize=7.5, handlelength=1.2)
-            column[1].set(xlabel="step", ylabel="|∇L|", ylim=(1e-9, None))
-        return figure
-
-    return draw()
+    figure = new_figure(7.6, 4.2)
+    panels = figure.subplots(2, 2, sharex=True)
+    for column, (name, (eta, decay)) in zip(panels.T, _GD.items()):
+        loss, curvature = losses()[name][0], _minimum(name)[2]
+        for used, label in ((decay, f"λ = {decay:g}"), (0.0, "λ = 0")):
+            path = _descent(name, used)[:1500]
+            column[0].plot(np.square(path).sum(-1), lw=1.1, label=label)
+            column[1].semilogy(np.linalg.norm(loss.gradient(path), axis=-1), lw=1.1)
+        unstable = eta * curvature / (2 * (1 - eta * decay))
+        column[0].axhline(unstable, color="C6", ls="--", lw=0.9, label="unstable below")
+        column[0].set(title=name, ylabel="|w|²")
+        column[0].set_ylim(0, 1.3 * column[0].get_ylim()[1])
+        column[0].legend(loc="upper right", ncols=3, fontsize=7.5, handlelength=1.2)
+        column[1].set(xlabel="step", ylabel="|∇L|", ylim=(1e-9, None))
+    return figure
 
 
 WEIGHT_DECAY_UNSTABLE = Claim(

@@ -13,7 +13,8 @@ from scipy.special import dawsn
 import sde_sgd as sde
 from sde_sgd.figures._style import MUTED, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, refined, sampled
-from sde_sgd.theory.claims._descent import SYSTEMS, comes_nearer, edge, regression, regression_hessians
+from sde_sgd.theory.claims._batches import seed_of
+from sde_sgd.theory.claims._descent import SYSTEMS, bisected, comes_nearer, edge, regression, regression_hessians
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +28,11 @@ def _step_edge(name: str, momentum: float, nesterov: bool, halvings: int) -> flo
 def _thresholds(name: str, cases: Sequence[tuple[float, bool, float]], level: Level) -> list[Measurement]:
     halvings = 14 + round(math.log2(level.more))
     return [
-        Measurement(
+        bisected(
             f"largest stable ηh, {name}, {'Nesterov ' if nesterov else ''}μ = {momentum:g}",
             _step_edge(name, momentum, nesterov, halvings),
             expected,
             4.5 / 2**halvings,
-            "the last interval of the bisection",
         )
         for momentum, nesterov, expected in cases
     ]
@@ -84,32 +84,42 @@ def _growth(rate: float, batch: int) -> float:
     return float(np.abs(np.linalg.eigvals(np.kron(step, step) + rate**2 / batch * spread)).max())
 
 
+def _quadratic_sum(name: str) -> sde.FiniteSum:
+    landscape = regression() if name == "regression" else sde.landscapes.get("pearson", curvatures=_CURVATURES)
+    assert isinstance(landscape, sde.FiniteSum)
+    return landscape
+
+
+def _sharpest(quadratic: sde.FiniteSum) -> float:
+    return float(np.linalg.eigvalsh(quadratic.hessian(np.zeros(quadratic.dim)))[-1])
+
+
 @cache
 def _steady_edge(name: str, batch: int, halvings: int) -> float:
     """The largest η at which the exact second moments of SGD are finite, by bisection."""
-    landscape = regression() if name == "regression" else sde.landscapes.get("pearson", curvatures=_CURVATURES)
-    assert isinstance(landscape, sde.FiniteSum)
+    quadratic = _quadratic_sum(name)
 
     def finite(rate: float) -> bool:
         try:
-            sde.DiscreteSGD.from_finite_sum(landscape, rate, batch)
+            sde.DiscreteSGD.from_finite_sum(quadratic, rate, batch)
         except ValueError:
             return False
         return True
 
-    sharpest = np.linalg.eigvalsh(landscape.hessian(np.zeros(landscape.dim)))[-1]
-    return edge(finite, 0.01 / sharpest, 4.0 / sharpest, halvings)
+    return edge(finite, 0.01 / _sharpest(quadratic), 4.0 / _sharpest(quadratic), halvings)
+
+
+def _steady(name: str, batch: int, expected: float, level: Level) -> Measurement:
+    halvings = 14 + round(math.log2(level.more))
+    width = 4.0 / _sharpest(_quadratic_sum(name)) / 2**halvings
+    return bisected(f"largest stable η, {name}, b = {batch}", _steady_edge(name, batch, halvings), expected, width)
 
 
 def _squared_distance(rate: float, batch: int, steps: int, level: Level, seed: int) -> np.ndarray:
     """x²/x₀² of SGD as run on parabolas of those curvatures that share their minimum."""
     common = sde.FiniteSum(("x",), "a*x**2/2", {"a": np.array(_CURVATURES)}, name="shared_minimum")
     settings: dict[str, Any] = dict(batch_size=batch, steps=steps, replicas=min(level.count(400_000), 10_000_000))
-    return sde.sgd(common, 1.0, learning_rate=rate, seed=level.seed + seed, **settings).x.values ** 2
-
-
-def _bisected(what: str, found: float, expected: float, sharpest: float, halvings: int) -> Measurement:
-    return Measurement(what, found, expected, 4.0 / sharpest / 2**halvings, "the last interval of the bisection")
+    return sde.sgd(common, 1.0, learning_rate=rate, seed=seed_of(level, seed), **settings).x.values ** 2
 
 
 def _mean_square(level: Level) -> list[Measurement]:
@@ -117,16 +127,11 @@ def _mean_square(level: Level) -> list[Measurement]:
     of four parabolas in one variable, against 2ā/(ā² + A/b), and of a linear regression in two, against the η at which
     the spectral radius of E[(I − ηH_B) ⊗ (I − ηH_B)], enumerated, is 1. SGD is then run at that very η on the
     parabolas, with one minimum in common and at most 10,000,000 times: E x² neither grows nor falls."""
-    halvings = 14 + round(math.log2(level.more))
-    bend = float(np.linalg.eigvalsh(regression().hessian(np.zeros(2)))[-1])
-    found = []
+    found, bend = [], _sharpest(_quadratic_sum("regression"))
     for batch in (1, 4):
-        edge = _steady_edge("pearson", batch, halvings)
-        what = f"largest stable η, four parabolas, b = {batch}"
-        found.append(_bisected(what, edge, _mean_square_edge(batch), float(np.mean(_CURVATURES)), halvings))
         root = brentq(lambda rate, b=batch: _growth(rate, b) - 1.0, 0.2 / bend, 2.0 / bend)
-        edge = _steady_edge("regression", batch, halvings)
-        found.append(_bisected(f"largest stable η, regression, b = {batch}", edge, root, bend, halvings))
+        found += [_steady("four parabolas", batch, _mean_square_edge(batch), level)]
+        found += [_steady("regression", batch, root, level)]
     for batch, steps in ((1, 3), (4, 4)):
         squares = _squared_distance(_mean_square_edge(batch), batch, steps, level, 40 + batch)
         found.append(sampled(f"E x²/x₀² after {steps} steps at that η, b = {batch}, SGD as run", squares, 1.0))
@@ -135,12 +140,8 @@ def _mean_square(level: Level) -> list[Measurement]:
 
 def _full_batch_edge(level: Level) -> list[Measurement]:
     """2/h for every batch size; and the mean square that full batches would have, between the two edges."""
-    halvings = 14 + round(math.log2(level.more))
-    bend = float(np.linalg.eigvalsh(regression().hessian(np.zeros(2)))[-1])
-    mean, found = float(np.mean(_CURVATURES)), []
-    for name, curvature in (("pearson", mean), ("regression", bend)):
-        edge = _steady_edge(name, 1, halvings)
-        found.append(_bisected(f"largest stable η, {name}, b = 1", edge, 2 / curvature, curvature, halvings))
+    found = [_steady(name, 1, 2 / _sharpest(_quadratic_sum(name)), level) for name in ("four parabolas", "regression")]
+    mean = float(np.mean(_CURVATURES))
     rate = 1.9 / mean
     what = "E x²/x₀² after 3 steps at ηā = 1.9, b = 1, SGD as run"
     return [*found, sampled(what, _squared_distance(rate, 1, 3, level, 45), (1 - rate * mean) ** 6)]
@@ -169,10 +170,10 @@ MINI_BATCH_THRESHOLD = Claim(
     statement="SGD is stable at a minimum iff its sharpest curvature is below 2/η, whatever the batch size.",
     formula=r"\lambda_{\max}(H)<2/\eta",
     source="folklore, from gradient descent",
-    hypotheses=("the samples share their Hessian",),
+    hypotheses=("the samples share their Hessian, or the batch is the whole set",),
     as_stated="needs_hypothesis",
-    holds="the mean is stable up to 2/h, the mean square only while (1 − ηā)² + η²A/b < 1 with A the variance of the "
-    "samples' curvatures: η < 2ā/(ā² + A/b)",
+    holds="the mean is stable up to 2/h, the mean square only while the spectral radius of E[(I − ηH_B) ⊗ (I − ηH_B)] "
+    "is below 1; in one variable, with A the variance of the samples' curvatures, η < 2ā/(ā² + A/b)",
     check=_mean_square,
     twin=_full_batch_edge,
     figure=_edges_figure,
@@ -211,7 +212,7 @@ def _dwell_times(along: float, across: float, level: Level, seed: int) -> np.nda
         step=_STEP / math.sqrt(level.more), paths=min(level.count(10_000), 400_000), max_steps=10**5
     )
     inside = "x < 1 and x > -1"
-    return sde.exit_times(process, (0.0, 0.0), inside, seed=level.seed + seed, **settings).exit_time.values
+    return sde.exit_times(process, (0.0, 0.0), inside, seed=seed_of(level, seed), **settings).exit_time.values
 
 
 @cache
@@ -220,7 +221,7 @@ def _left(along: float, across: float, start: tuple[float, float], batch: int, l
     mode = "with_replacement" if batch < 4 else "without_replacement"
     steps = round(20 * _dwell(1.0, 0.01, 1.0) / 0.02)
     settings: dict[str, Any] = dict(
-        learning_rate=0.02, batch_size=batch, steps=steps, replicas=200, sampling=mode, seed=level.seed
+        learning_rate=0.02, batch_size=batch, steps=steps, replicas=200, sampling=mode, seed=seed_of(level, 50)
     )
     run = sde.sgd(_noisy_saddle(along, across), start, **settings)
     return float((np.abs(run.x.values) > 1).mean())

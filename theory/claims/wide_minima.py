@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sde_sgd.theory.claim import Claim, Level, Measurement, estimated, exact, sampled
-from sde_sgd.theory.claims._batches import seed_of
+from sde_sgd.figures._style import new_figure, styled
+from sde_sgd.theory.claim import Claim, Level, Measurement, exact, sampled
+from sde_sgd.theory.claims._batches import ratio_of_means, seed_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,8 @@ def _pool(level: Level, weights: int, patterns: int, sets: int) -> tuple[int, tu
     sets the patterns, an isolated and the densest solution between which the local entropy differs most.
     """
     random = np.random.default_rng(seed_of(level, 40, weights, patterns))
-    ratio, count, best = _FLIP / (1 - _FLIP), 0, (0.0,)
+    ratio, count = _FLIP / (1 - _FLIP), 0
+    best: tuple = (0.0,)  # difference, patterns, isolated, dense
     for _ in range(sets):
         tasks = _patterns(random, patterns, weights)
         solutions = _solutions(tasks)
@@ -107,12 +109,9 @@ def _both_kinds(level: Level) -> list[Measurement]:
     """
     found = []
     for weights, patterns, sets in _POOLS:
-        count, best = _pool(level, weights, patterns, sets)
+        count, _ = _pool(level, weights, patterns, sets)
         what = f"of {sets} pattern sets those with both kinds, N = {weights}, P = {patterns}"
         found.append(Measurement(what, count, 1.0, 0.0, "one is enough", relation=">=", false_alarm=1e-6))
-        if best:
-            errors = sum(float((best[0] @ one <= 0).mean()) for one in best[1:])
-            found.append(exact(f"training errors of the two together, N = {weights}", errors, 0.0))
     return [*found, *_pair_measurements()]
 
 
@@ -126,31 +125,26 @@ def _low_load(level: Level) -> list[Measurement]:
     return found
 
 
+@styled
 def _profile_figure(level: Level) -> "Figure":
-    from sde_sgd.figures._style import new_figure, styled
-
-    @styled
-    def draw() -> "Figure":
-        figure = new_figure(7.8, 3.5)
-        left, right = figure.subplots(1, 2)
-        weights, patterns, sets = _POOLS[1]
-        tasks, *kinds = _pool(level, weights, patterns, sets)[1]
-        solutions, every = _solutions(tasks), _configurations(weights)
-        errors = (every @ tasks.T <= 0).mean(1)
-        radii = np.arange(weights + 1)
-        for one, label in zip(kinds, ("isolated solution", "dense solution")):
-            away = _distances(solutions, one[None])[:, 0]
-            left.step(radii, [(away <= d).sum() for d in radii], where="mid", label=label)
-            away = _distances(every, one[None])[:, 0]
-            right.plot(radii, [errors[away == d].mean() for d in radii], "o-", ms=3.5, label=label)
-        left.set(yscale="log", ylabel="solutions within that distance", xlim=(-0.5, 9.5), xlabel="weights flipped")
-        right.set(ylabel="mean training error", xlim=(-0.5, 9.5), ylim=(0, 0.55), xlabel="weights flipped")
-        left.set_title(f"{len(solutions)} solutions, N = {weights}, P = {patterns}")
-        right.set_title("the error is 0 at both")
-        left.legend(loc="lower right")
-        return figure
-
-    return draw()
+    figure = new_figure(7.8, 3.5)
+    left, right = figure.subplots(1, 2)
+    weights, patterns, sets = _POOLS[1]
+    tasks, *kinds = _pool(level, weights, patterns, sets)[1]
+    solutions, every = _solutions(tasks), _configurations(weights)
+    errors = (every @ tasks.T <= 0).mean(1)
+    radii = np.arange(weights + 1)
+    for one, label in zip(kinds, ("isolated solution", "dense solution")):
+        away = _distances(solutions, one[None])[:, 0]
+        left.step(radii, [(away <= d).sum() for d in radii], where="mid", label=label)
+        away = _distances(every, one[None])[:, 0]
+        right.plot(radii, [errors[away == d].mean() for d in radii], "o-", ms=3.5, label=label)
+    left.set(yscale="log", ylabel="solutions within that distance", xlim=(-0.5, 9.5), xlabel="weights flipped")
+    right.set(ylabel="mean training error", xlim=(-0.5, 9.5), ylim=(0, 0.55), xlabel="weights flipped")
+    left.set_title(f"{len(solutions)} solutions, N = {weights}, P = {patterns}")
+    right.set_title("the error is 0 at both")
+    left.legend(loc="lower right")
+    return figure
 
 
 DENSE_AND_ISOLATED = Claim(
@@ -160,10 +154,7 @@ DENSE_AND_ISOLATED = Claim(
     source="Baldassi et al. (2015)",
     hypotheses=("enough patterns: with few, no solution is isolated",),
     as_stated="holds",
-    holds=(
-        "on some of the pattern sets already at 15 to 17 weights; that almost every solution is isolated, as for "
-        "N → ∞, is not so at these N"
-    ),
+    holds="as stated, on some of the pattern sets already at 15 to 17 weights",
     check=_both_kinds,
     twin=_low_load,
     figure=_profile_figure,
@@ -271,10 +262,8 @@ def _generalises(level: Level, which: int) -> list[Measurement]:
     for weights, patterns in _CLASSES:
         students = _students(level, weights, patterns)
         for other, what in ((2, "mean over solutions"), (1, "prediction from distances")):
-            ratio = students[:, which].mean() / students[:, other].mean()
-            spread = (students[:, which] - ratio * students[:, other]).std() / students[:, other].mean()
             label = f"test error of the {'dense' if which == 0 else 'isolated'} solution/{what}, N = {weights}"
-            one = estimated(label, ratio, spread / np.sqrt(len(students)), 1.0)
+            one = ratio_of_means(label, students[:, which], students[:, other])
             found.append(one if other == 1 else replace(one, tolerance=0.0, reason="none granted", relation="<="))
     return found
 
