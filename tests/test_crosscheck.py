@@ -9,9 +9,11 @@ import pytest
 
 from sde_sgd import _crosscheck as check
 from sde_sgd import _crosscheck_gap as gap
+from sde_sgd import _crosscheck_jko as descent
 from sde_sgd import _crosscheck_report as told
 from sde_sgd import _crosscheck_roads as roads
 from sde_sgd import cli, landscapes
+from sde_sgd.grid import Grid
 from sde_sgd.report import number
 from sde_sgd.results import load
 
@@ -160,26 +162,52 @@ def test_roads_agree_on_the_way(name):
     assert set(left) <= {"SVAG", "SGD"} and (name == "pearson") == (not left)
 
 
-def test_every_road_at_another_temperature_disagrees():
-    verdicts, _, _ = on_the_way("pearson", heated=1.3)
-    assert not any(verdicts[road, "density"] for road in ("JKO", "paths", "SVAG"))
-    assert not verdicts["JKO", "variance x"] and not verdicts["paths", "variance x"]
+def test_every_road_with_noise_a_tenth_too_strong_disagrees():
+    """σ · 1.1, so T · 1.21, in the roads only."""
+    verdicts, _, _ = on_the_way("pearson", heated=1.21)
+    for road in ("JKO", "paths", "SVAG"):
+        assert not verdicts[road, "density"] and not verdicts[road, "variance x"], road
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("name", ["quadratic", "sheared_double_well"])
+def test_in_two_variables_too(name):
+    verdicts, _, left = on_the_way(name, heated=1.21, taken=("JKO", "paths"), effort=check.FULL)
+    assert not left and not verdicts["JKO", "density"] and not verdicts["paths", "density"]
+
+
+def test_a_descent_whose_grid_is_too_coarse_is_not_taken(monkeypatch):
+    question = roads.Question.of(plan_of("pearson", check.QUICK), 2**12, 2, 0, 1, 1.0)
+    monkeypatch.setattr(descent, "_ENOUGH", 0.0)
+    monkeypatch.setattr(descent, "_TOO_MUCH", 0.0)
+    with pytest.raises(roads.NotTaken, match=r"on 320 cells the error of the grid is .* moves by 0\.\d+ only"):
+        descent.jko(question)
+
+
+def test_the_box_is_moved_off_a_point_where_D_is_undefined():
+    process, box = landscapes.get("spiral").at_temperature(), Grid((-2, -2), (2, 2), (40, 40))
+    with np.errstate(all="ignore"):
+        moved = check._clear_of_poles(process, box)
+        assert moved.lower == pytest.approx((-2 + 0.1 / 3,) * 2) and moved.spacing == pytest.approx(box.spacing)
+        assert check._clear_of_poles(process, moved) == moved  # and that of finer cells
+        finer = replace(moved, shape=(160, 160))
+        assert check._clear_of_poles(process, finer) == finer
 
 
 def test_shared_parts_are_named():
     assert gap.made_of(("a", "b"), ("b", "c")) == {"shares": "b", "parts": "b, c"}
     assert gap.made_of(("a",), ("c",))["shares"] == "nothing"
     known = {"potential_from": "closed form", "remainder": "zero or left out", "method": "monge_ampere"}
-    assert roads._parts(known) == (gap.CLOSED_FORM, "JKO, monge_ampere")  # no derivative, no generator
-    solved = roads._parts(known | {"potential_from": "FokkerPlanck", "remainder": "split"})
+    assert descent.parts(known) == (gap.CLOSED_FORM, "JKO, monge_ampere")  # no derivative, no generator
+    solved = descent.parts(known | {"potential_from": "FokkerPlanck", "remainder": "split"})
     assert gap.GENERATOR in solved and gap.DERIVATIVES in solved and gap.CLOSED_FORM not in solved
-    assert gap.GENERATOR in roads._parts(known | {"method": "entropic"})
+    assert gap.GENERATOR in descent.parts(known | {"method": "entropic"})
 
 
 def test_extrapolation_removes_the_powers_it_knows():
-    limit, before = roads._romberg([1 + tau - 3 * tau**2 for tau in (0.4, 0.2, 0.1)])
+    limit, before = descent._romberg([1 + tau - 3 * tau**2 for tau in (0.4, 0.2, 0.1)])
     assert limit == pytest.approx(1.0, abs=1e-12) and abs(before - 1) == pytest.approx(0.06, abs=1e-12)
-    assert roads._romberg([1.4, 1.2]) == (pytest.approx(1.0), 1.2)
+    assert descent._romberg([1.4, 1.2]) == (pytest.approx(1.0), 1.2)
 
 
 def test_a_road_from_elsewhere_is_taken_or_said_to_be_missing(monkeypatch):
@@ -212,6 +240,12 @@ def test_every_landscape_with_a_steady_state(table):
     results = {name: told.measured(name, roads=roads.names()) for name in landscapes.catalogue()}
     assert {name for name, _ in told.refused(results)} == {"saddle", "scale_invariant", "neuron_two_inputs"}
     rows, _, _ = told.judged(results)
+    left = [(road, name) for road, _, inside in told.left_out(results) for name in inside.split(", ")]
+    taken = {(row["between"].split(" – ")[1], row["landscape"]) for row in rows}
+    for road in ("exact", *roads.names()):  # one word on every road in every landscape
+        for name in results:
+            one = ((road, name) in taken) + ((road, name) in left)
+            assert one == (not results[name].attrs.get("reason")), (road, name)
     columns, shared = (*told.COLUMNS, *told.ERRORS), told.sharing(results)
     table(
         "One density, all roads",
@@ -221,7 +255,7 @@ def test_every_landscape_with_a_steady_state(table):
         + " What roads share: "
         + "; ".join(f"{pair}: {shares} (the second is {parts}; {where})" for pair, shares, parts, where in shared)
         + ". Not taken: "
-        + ("; ".join(f"{road} for {name}, because {reason}" for name, road, reason in told.left_out(results)) or "none")
+        + ("; ".join(f"{road}: {reason} ({where})" for road, reason, where in told.left_out(results)) or "none")
         + ". Not compared: "
         + "; ".join(f"{name}, because {reason}" for name, reason in told.refused(results))
         + ".",

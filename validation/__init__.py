@@ -12,11 +12,14 @@ _load, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "curvature": ["Curvature"],
         "data": ["DATASETS", "Split", "digits", "load", "teacher_student"],
+        "ensembles": ["ensemble"],
         "gradient_noise": ["GradientNoise"],
+        "local_prediction": ["LocalPrediction"],
         "networks": ["NETWORKS", "network", "parameter_count", "resolve"],
         "neuron": ["Neuron", "replay_sgd"],
         "one_hidden_layer": ["OneHiddenLayer", "trajectory"],
         "ranks": ["rank_measures"],
+        "recording": ["Recorder", "RunState", "When", "recorder"],
         "spectra": ["digits_spectra"],
         "torchsde_adapter": ["TorchSDE", "torchsde_states"],
         "torchsde_density": ["simulate_torchsde"],
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from .data import digits as digits
     from .data import load as load
     from .data import teacher_student as teacher_student
+    from .ensembles import ensemble as ensemble
     from .gradient_noise import GradientNoise as GradientNoise
+    from .local_prediction import LocalPrediction as LocalPrediction
     from .networks import NETWORKS as NETWORKS
     from .networks import network as network
     from .networks import parameter_count as parameter_count
@@ -52,6 +57,10 @@ if TYPE_CHECKING:
     from .one_hidden_layer import OneHiddenLayer as OneHiddenLayer
     from .one_hidden_layer import trajectory as trajectory
     from .ranks import rank_measures as rank_measures
+    from .recording import Recorder as Recorder
+    from .recording import RunState as RunState
+    from .recording import When as When
+    from .recording import recorder as recorder
     from .spectra import digits_spectra as digits_spectra
     from .torchsde_adapter import TorchSDE as TorchSDE
     from .torchsde_adapter import torchsde_states as torchsde_states

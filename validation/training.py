@@ -1,21 +1,29 @@
-"""Mini-batch SGD as practice runs it, with snapshots of the weights."""
+"""Mini-batch SGD as practice runs it, with measurements along the way and checkpoints that resume bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
+import sde_sgd as sde
 from sde_sgd import _checks
+from sde_sgd.paths._checkpoint import described
 
-from ._numbers import LARGEST_SEED, from_zero
+from . import measures
+from ._checkpoints import Checkpoint, due_every, tensors_of
+from ._numbers import LARGEST_SEED
+from ._recursion import MAX_STEPS, Rates, Recursion, are_labels, as_data
 from ._samples import in_words
+from ._training_run import Run
+from .measures import flat, trainable
+from .recording import Recorder, RunState, When, undisturbed
 
-SAMPLINGS = ("with_replacement", "reshuffling")
+_SNAPSHOT = {"weights": ("weight",), "loss": (), "accuracy": ()}
 
 
 def tiny_fc(
@@ -48,135 +56,178 @@ def train_sgd(
     inputs: Tensor,
     targets: Tensor,
     *,
-    epochs: int,
-    learning_rate: float,
+    epochs: int | None = None,
+    steps: int | None = None,
+    learning_rate,
     batch_size: int,
     sampling: str = "with_replacement",
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    svag: int = 1,
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    recorders: Iterable[Recorder] = (),
     snapshots: Iterable[int] | None = None,
+    test: tuple[Tensor, Tensor] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
+    replica: int = 0,
     seed: int = 0,
+    device=None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
-    """Train ``model`` in place by w ← w − η ∇(mean loss of a mini-batch) and keep the weights at some epochs.
+    """Train `model` in place by w ← w − ηv, v ← μv + ∇f_B(w) + λw, as `torch.optim.SGD`, and measure along the way.
 
-    All ``epochs`` are trained, whichever are recorded; an epoch is ceil(N/b) steps.
-    ``sampling="with_replacement"`` draws every batch afresh from all N samples (diffusion D/b, temperature
-    η/2b); ``"reshuffling"`` walks through a new permutation each epoch, its last batch holding the remainder,
-    and has no single temperature. Momentum, Nesterov and weight decay are those of ``torch.optim.SGD``.
+    f_B is the mean loss of a mini-batch. With `svag` = l > 1 a step is
+    w ← w − (η/l)[(1+s)/2 ∇f_B₁ + (1−s)/2 ∇f_B₂ + λw], s = √(2l − 1), of two independent batches: l such steps have the
+    drift and the noise of one SGD step, and l → ∞ is the SDE at T = η/2b (Li, Malladi & Arora 2021).
 
     Parameters
     ----------
-    inputs, targets : (N, …) tensors on the model's device.
+    inputs, targets : (N, …) tensors, N ≥ 2.   test : the like, for recorders with part="test".
+    epochs or steps : the length; an epoch is ⌈N/b⌉ steps (of SVAG l⌈N/b⌉).
+    learning_rate : η > 0, an array of one per step, or a function of an array of steps, as those of
+        `sde_sgd.schedules`.
+    sampling : "with_replacement", "without_replacement" (a fresh subset each step) or "reshuffling" (a new permutation
+        each epoch, its last batch holding the remainder). The draws are those of `sde_sgd.sample_indices` for `seed`
+        and `replica`: the very ones of `sde_sgd.sgd`, `OneHiddenLayer` and `ensemble`.
     loss : a criterion that averages over the batch.
-    snapshots : epochs to record, 0 meaning before training; default 0 and ``epochs``.
-    seed : of the mini-batches alone (its own generator); the same seed gives the same bits on the same
-        machine and number of threads.
+    recorders : what to measure and when, see `Recorder` and `recorder`.
+    snapshots : epochs at which weights, loss and accuracy (for labels) over all N are kept in eval mode; default
+        the start and the end where there are no recorders, else none.
+    checkpoint : a folder. Recorded rows go there and not into memory, and the state every `checkpoint_every` steps
+        (default: every 30 s) and at the end. The same call with the model as it was at the start goes on from there,
+        with the same bits on one device and number of threads; a folder of another run is refused.
+    device : moves model and data; default the model's own.
+    progress : called with (steps done, steps) now and then.
+
+    Layers that draw random numbers do so from a stream of this run (seed, replica); the global ones are left as they
+    were. Batch norm is in training mode, its running averages part of the model and of the checkpoint.
 
     Returns
     -------
     xarray.Dataset
-        ``weights`` (epoch, weight) in the order of ``parameters_to_vector``, ``loss`` and ``accuracy``
-        (epoch) over all N samples in eval mode; accuracy only where targets are class labels.
+        `weights` (epoch, weight) in the order of ``parameters_to_vector`` over trainable weights, `loss`, `accuracy`
+        and `step` (epoch) at the snapshots; of each recorder its variable over `<name>_step`. attrs: the settings and
+        "temperature", where the noise has one; with momentum the position is, for small η, at T/(1 − μ).
 
     Raises
     ------
+    Diverged
+        A loss or weights that are no longer finite, naming the step.
     ValueError
-        An argument outside its range, a model or loss that cannot be evaluated on the data, or a loss that is no
-        longer finite (naming the epoch).
+        An argument outside its range, a model or loss that cannot be evaluated on the data.
+
+    Not for long runs of one hidden layer (`OneHiddenLayer`) or many replicas (`ensemble`), which are faster by far.
     """
     _checks.instance("model", model, nn.Module)
-    for name, tensor in (("inputs", inputs), ("targets", targets)):
-        if not torch.is_tensor(tensor) or tensor.ndim == 0:
-            raise ValueError(f"{name} must be a tensor of one row per sample, got {type(tensor).__name__}")
-    count = len(inputs)
-    if count == 0 or count != len(targets):
-        raise ValueError(f"inputs hold {count} samples and targets {len(targets)}: one target per input, at least 1")
-    epochs = _checks.whole("epochs", epochs, 0)
-    learning_rate = _checks.positive("learning_rate", learning_rate)
-    batch_size = _checks.whole("batch_size", batch_size, 1, count, f"there are {count} samples")
-    _checks.choice("sampling", sampling, SAMPLINGS)
-    momentum = from_zero("momentum", momentum, below=1.0)
-    weight_decay = from_zero("weight_decay", weight_decay)
-    if nesterov and momentum == 0:
-        raise ValueError("nesterov=True needs momentum > 0, which it looks ahead along")
-    seed = _checks.whole("seed", seed, 0, LARGEST_SEED)
-    recorded = _recorded(snapshots, epochs)
-    with in_words("the model or the loss cannot be evaluated on the data"):
-        value, _ = _evaluate(model, loss, inputs, targets)
+    weights = trainable(model)
+    if not weights:
+        raise ValueError("the model has no trainable weight: nothing to train")
+    place = weights[0].device if device is None else torch.device(device)
+    data = as_data(inputs, targets, place)
+    recursion = Recursion.checked(
+        len(data[0]), batch_size, sampling, momentum, nesterov, weight_decay, svag, seed
+    )  # fmt: skip
+    if (epochs is None) == (steps is None):
+        raise ValueError("give either epochs or steps")
+    if epochs is not None:
+        steps = _checks.whole("epochs", epochs, 0) * recursion.per_epoch
+    total = _checks.whole("steps", steps, 0, MAX_STEPS)
+    rates = Rates(learning_rate, total)
+    replica = _checks.whole("replica", replica, 0)
+    _checks.function("progress", progress)
+    every = due_every(checkpoint_every)
+    if every is not None and checkpoint is None:
+        raise ValueError(f"checkpoint_every={every} needs checkpoint=FOLDER to write to")
+    tested = None
+    if test is not None:
+        one, other = _checks.sequence("test", test, 2, "tensors")
+        tested = as_data(one, other, place, "test ")
+    recorders = _recorders(recorders)
+    kept = _snapshots(snapshots, recorders, total, recursion, are_labels(data[1]))
+    model.to(place)
+    state = RunState(0, 0.0, float("nan"), *data, tested, loss, flat(model), recursion, replica)
+    with undisturbed(model, "evaluating the model"), in_words("the model or the loss cannot be evaluated on the data"):
+        value = measures.mean_loss(model, loss, *data)
     if not np.isfinite(value):
         raise ValueError(f"loss {value} before training: look for NaN or infinity in inputs, targets and weights")
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-    )
-    generator = torch.Generator().manual_seed(seed)
-    weights, losses, accuracies = [], [], []
-    for epoch in range(epochs + 1):
-        if epoch > 0:
-            model.train()
-            for chosen in _batches(count, batch_size, sampling, generator):
-                chosen = chosen.to(inputs.device)
-                optimizer.zero_grad()
-                loss(model(inputs[chosen]), targets[chosen]).backward()
-                optimizer.step()
-        if epoch not in recorded and epoch < epochs:
-            continue
-        value, accuracy = _evaluate(model, loss, inputs, targets)
-        if not np.isfinite(value):
-            raise ValueError(f"loss {value} after epoch {epoch}: lower learning_rate={learning_rate}")
-        if epoch in recorded:
-            weights.append(parameters_to_vector(model.parameters()).detach().cpu().numpy().copy())
-            losses.append(value)
-            accuracies.append(accuracy)
-    measured = {"weights": (("epoch", "weight"), np.stack(weights)), "loss": ("epoch", losses)}
-    if _are_labels(targets):
-        measured["accuracy"] = ("epoch", accuracies)
-    return xr.Dataset(
-        measured,
-        coords={"epoch": recorded},
-        attrs={
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "sampling": sampling,
-            "seed": seed,
-            "momentum": momentum,
-            "nesterov": int(nesterov),
-            "weight_decay": weight_decay,
-            "samples": count,
-            "torch_version": str(torch.__version__),
-        },
-    )
+    settings = recursion.settings() | rates.settings() | {"steps": total, "replica": replica}
+    folder = None
+    if checkpoint is not None:
+        asked = [settings, sde.__version__, str(torch.__version__), place.type, described(loss), described(recorders),
+                 described(kept)]  # fmt: skip
+        folder = Checkpoint(checkpoint, asked, *data, *(tested or ()), *tensors_of(model).values())
+    run = Run(model, state, rates, [*kept, *recorders], total, folder, every, progress)
+    try:
+        run.go()
+        found = _dataset(run, len(kept), recursion)
+    finally:
+        run.close()
+    more = {"float_type": str(weights[0].dtype).removeprefix("torch."), "device": str(place)}
+    more |= {"torch_version": str(torch.__version__), "sde_sgd": sde.__version__}
+    return found.assign_attrs(settings | recursion.temperature(rates) | more)
 
 
-def _recorded(snapshots: Iterable[int] | None, epochs: int) -> list[int]:
+def _recorders(given) -> list[Recorder]:
+    if isinstance(given, Recorder):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise ValueError(f"recorders must be a sequence of Recorder, got {given!r}")
+    found = [_checks.instance("a recorder", one, Recorder, "make it by recorder(…) or Recorder(…)") for one in given]
+    names = [one.name for one in found]
+    taken = {
+        "epoch",
+        "step",
+        "weight",
+        *(f"{name}_step" for name in names),
+        *(d for one in found for d in one.dims or ()),
+    }
+    for name in names:
+        if names.count(name) > 1 or name in taken:
+            raise ValueError(
+                f"{name!r} cannot be the name of a recorder{' twice' * (names.count(name) > 1)}; choose another"
+            )
+    return found
+
+
+def _snapshots(snapshots, recorders, total: int, recursion: Recursion, labels: bool) -> list[Recorder]:
+    """The recorders of the snapshots."""
     if snapshots is None:
-        return sorted({0, epochs})
-    if not isinstance(snapshots, Iterable):
+        if recorders:
+            return []
+        when = When.at(steps=(0, total))
+    elif not isinstance(snapshots, Iterable):
         raise ValueError(f"snapshots must be a sequence of epochs, got {snapshots!r}")
-    recorded = sorted({_checks.whole("a snapshot", epoch, 0, epochs, "it is an epoch") for epoch in snapshots})
-    if not recorded:
-        raise ValueError(f"snapshots is empty: give at least one epoch from 0 to {epochs}")
-    return recorded
-
-
-def _batches(count: int, size: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    if sampling == "with_replacement":
-        yield from torch.randint(count, (-(-count // size), size), generator=generator)
     else:
-        yield from torch.randperm(count, generator=generator).split(size)
+        last = total // recursion.per_epoch
+        epochs = {_checks.whole("a snapshot", epoch, 0, last, "it is an epoch") for epoch in snapshots}
+        if not epochs:
+            raise ValueError(f"snapshots is empty: give at least one epoch from 0 to {last}")
+        when = When.at(epochs=epochs)
+    taken: dict[str, Callable] = {"weights": measures.Weights(), "loss": measures.Loss()}
+    if labels:
+        taken["accuracy"] = measures.Accuracy()
+    clash = sorted(taken.keys() & {one.name for one in recorders})
+    if clash:
+        raise ValueError(f"{clash[0]!r} is the name of a snapshot: give the recorder another name=")
+    return [Recorder(name, when, measure, _SNAPSHOT[name]) for name, measure in taken.items()]
 
 
-def _evaluate(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-    model.eval()
-    with torch.no_grad():
-        outputs = model(inputs)
-        value = float(loss(outputs, targets))
-        if not _are_labels(targets):
-            return value, float("nan")
-        return value, float((outputs.argmax(1) == targets).double().mean())
-
-
-def _are_labels(targets: Tensor) -> bool:
-    """True for one class number per sample, of which an accuracy can be told."""
-    return targets.ndim == 1 and not targets.is_floating_point()
+def _dataset(run: Run, kept: int, recursion: Recursion) -> xr.Dataset:
+    found = xr.Dataset()
+    for place, (recorder, when, rows) in enumerate(zip(run.recorders, run.whens, run.rows)):
+        array, name = rows.array(), recorder.name
+        along = "epoch" if place < kept else f"{name}_step"
+        dims = recorder.dims
+        if dims is None:
+            dims = tuple(f"{name}_{axis}" for axis in range(array.ndim - 1))
+        if any(found.sizes.get(dim, n) != n for dim, n in zip(dims, array.shape[1:])):
+            dims = tuple(f"{name}_{dim}" for dim in dims)  # another recorder has this dimension at another length
+        coords = {along: when}
+        if along == "epoch":
+            whole = not (when % recursion.per_epoch).any()
+            coords = {"epoch": when // recursion.per_epoch if whole else when / recursion.per_epoch}
+            coords["step"] = ("epoch", when)
+        found = found.assign_coords(coords).assign({name: ((along, *dims), array)})
+    return found

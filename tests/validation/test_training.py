@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from sde_sgd.validation import digits, digits_spectra, tiny_fc, train_sgd
+import sde_sgd as sde
+from sde_sgd.validation import OneHiddenLayer, digits, digits_spectra, tiny_fc, train_sgd
 
 
 def test_importing_the_wing_does_not_import_torch():
@@ -114,24 +115,97 @@ def test_full_batch_reshuffling_is_gradient_descent_by_hand():
     np.testing.assert_allclose(run.weights[-1], parameters_to_vector(reference.parameters()).detach(), atol=1e-12)
 
 
-def test_reshuffling_sees_every_sample_once_and_replacement_does_not():
-    from sde_sgd.validation.training import _batches
-
-    generator = torch.Generator().manual_seed(0)
-    once = torch.cat(list(_batches(50, 8, "reshuffling", generator)))
-    assert sorted(once.tolist()) == list(range(50))
-    drawn = torch.cat(list(_batches(50, 8, "with_replacement", generator)))
-    assert len(drawn) == 56 and len(set(drawn.tolist())) < 50
-
-
 def test_regression_has_no_accuracy_and_divergence_is_named():
     model = nn.Linear(2, 1, dtype=torch.float64)
     inputs = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     targets = inputs.sum(dim=1, keepdim=True)
     run = train_sgd(model, inputs, targets, epochs=50, learning_rate=0.1, batch_size=5, loss=nn.functional.mse_loss)
     assert "accuracy" not in run and run.loss[-1] < 1e-3
-    with pytest.raises(ValueError, match="after epoch 400: lower learning_rate"):
+    with pytest.raises(sde.Diverged, match=r"after step \d+ .*: lower learning_rate=10") as fault:
         train_sgd(model, inputs, targets, epochs=400, learning_rate=10.0, batch_size=5, loss=nn.functional.mse_loss)
+    assert 100 < fault.value.step < 1600 and fault.value.path == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+OPTIONS = [{}, {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}]
+
+
+@pytest.mark.parametrize("sampling", ["with_replacement", "without_replacement", "reshuffling"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "nesterov"])
+def test_the_compiled_loop_of_one_hidden_layer_takes_the_same_steps(sampling, options):
+    model, inputs, targets = small_problem()
+    rates = np.linspace(0.3, 0.1, 20)
+    options = {"learning_rate": rates, "batch_size": 7, "sampling": sampling, "seed": 3, **options}
+    other = OneHiddenLayer(model, inputs, targets, **options)
+    other.run(20)
+    run = train_sgd(model, inputs, targets, steps=20, **options)
+    np.testing.assert_allclose(run.weights[-1], other.weights, atol=1e-12)
+    assert run.epoch.values.tolist() == [0.0, 2.5] and run.step.values.tolist() == [0, 20]
+    model, inputs, targets = small_problem()
+    unlike = train_sgd(model, inputs, targets, steps=20, replica=1, **options)
+    assert np.abs(unlike.weights[-1] - other.weights).max() > 1e-3
+
+
+@pytest.mark.parametrize("svag", [1, 3])
+def test_a_linear_model_follows_the_recursion_of_the_core(svag):
+    """Per-sample squared losses of one weight vector: the same draws, the same steps as `sde_sgd.sgd`."""
+    data = np.random.default_rng(0).normal(size=(40, 3))
+    inputs, targets = torch.from_numpy(data[:, :2].copy()), torch.from_numpy(data[:, 2:].copy())
+    model = nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    start = parameters_to_vector(model.parameters()).detach().numpy().copy()
+    picks = sde.sample_indices(40, batch_size=4, steps=12, seed=5, svag=svag).reshape(12, -1, 4)
+    spread = np.sqrt(2 * svag - 1)
+    shares = [1.0] if svag == 1 else [(1 + spread) / 2, (1 - spread) / 2]
+    expected = start.copy()
+    for step in picks:
+        pull = 0.1 * expected
+        for share, batch in zip(shares, step):
+            x, y = data[batch, :2], data[batch, 2]
+            pull = pull + share * 2 * (x @ expected - y) @ x / 4
+        expected = expected - 0.05 / svag * pull
+    options = {"steps": 12, "learning_rate": 0.05, "batch_size": 4, "weight_decay": 0.1, "seed": 5}
+    run = train_sgd(model, inputs, targets, svag=svag, loss=nn.functional.mse_loss, **options)
+    np.testing.assert_allclose(run.weights[-1], expected, atol=1e-13)
+    assert run.attrs["temperature"] == 0.05 / 8 and run.attrs["epoch_steps"] == 10 * svag
+
+
+def test_a_schedule_may_be_an_array_or_a_function():
+    ends = []
+    shape = sde.schedules.Trapezoid(floor=0.01, peak=0.3, rise=5, hold=10, fall=6)
+    for rate in (shape, shape(np.arange(21)), lambda steps: shape(steps), 0.3):
+        model, inputs, targets = small_problem()
+        run = train_sgd(model, inputs, targets, epochs=3, learning_rate=rate, batch_size=8)
+        ends.append(run.weights[-1].values)
+        assert ("temperature" in run.attrs) == (rate == 0.3 if np.ndim(rate) == 0 else False)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_array_equal(ends[0], ends[2])
+    assert np.abs(ends[3] - ends[0]).max() > 1e-3
+
+
+def test_layers_that_draw_have_a_stream_of_their_own():
+    ends = []
+    for replica in (0, 0, 1):
+        torch.manual_seed(len(ends))
+        before = torch.random.get_rng_state()
+        model, inputs, targets = small_problem()
+        model.insert(1, nn.Dropout(0.3))
+        ends.append(train_sgd(model, inputs, targets, epochs=2, learning_rate=0.1, batch_size=50,
+                              sampling="without_replacement", replica=replica).weights[-1].values)  # fmt: skip
+        assert torch.equal(torch.random.get_rng_state(), before)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert np.abs(ends[2] - ends[0]).max() > 1e-4  # full batches: dropout alone differs
+
+
+def test_modes_and_frozen_weights_are_left_as_they_were():
+    model, inputs, targets = small_problem()
+    model.eval()
+    model[1].bias.requires_grad_(False)
+    frozen = model[1].bias.clone()
+    run = train_sgd(model, inputs, targets, epochs=1, learning_rate=0.1, batch_size=8)
+    assert not model.training and torch.equal(model[1].bias, frozen) and run.sizes["weight"] == 49 * 3 + 3 * 2 + 2
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable weight"):
+        train_sgd(model, inputs, targets, epochs=1, learning_rate=0.1, batch_size=8)
 
 
 @pytest.mark.parametrize("snapshots", [[0], [1], None])
@@ -162,6 +236,21 @@ def test_all_epochs_are_trained_whatever_is_recorded(snapshots):
         ({"momentum": -0.1}, "momentum must be a number >= 0 and < 1"),
         ({"weight_decay": -1e-3}, "weight_decay must be a number >= 0"),
         ({"nesterov": True}, "momentum > 0"),
+        ({"nesterov": 1, "momentum": 0.5}, "True or False"),
+        ({"svag": 2, "momentum": 0.5}, "not with momentum"),
+        ({"svag": 2, "sampling": "reshuffling"}, "not with sampling"),
+        ({"svag": 0}, "svag must be a whole number"),
+        ({"steps": 5}, "either epochs or steps"),
+        ({"epochs": None}, "either epochs or steps"),
+        ({"learning_rate": [0.1, 0.1]}, r"shape \(14,\)"),
+        ({"learning_rate": lambda steps: 0.1 - 0.05 * steps}, "at every step, got .* at step 13"),
+        ({"learning_rate": lambda steps: 0.1}, "learning_rate\\(steps\\) must have shape"),
+        ({"replica": -1}, "replica must be"),
+        ({"test": torch.zeros(3)}, "test must have 2 tensors"),
+        ({"checkpoint_every": 3}, "needs checkpoint=FOLDER"),
+        ({"checkpoint": 3}, "name of a folder"),
+        ({"progress": 3}, "progress must be a function"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "one number"),
         ({"seed": "a"}, "seed must be a whole number"),
         ({"model": "net"}, "model must be a Module"),
         ({"inputs": np.zeros((50, 49))}, "inputs must be a tensor"),
