@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -210,9 +211,9 @@ class Run:
             *(self.folder / "stages").glob("*.nc"),
             self.report_path,
             *(self.folder / "figures").glob("*.png"),
-            *(self.folder / WORK).glob("*"),
         ):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / WORK, ignore_errors=True)
 
     @property
     def result_path(self) -> Path:

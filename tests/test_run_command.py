@@ -87,6 +87,10 @@ def test_interrupted_work_is_kept_and_goes_with_fresh(capsys, tmp_path):
     (state,) = tmp_path.glob("runs/*/work/state.txt")
     run(capsys, "toy", "--stop", "true", "-q")
     assert CALLS == ["sum", "sum"] and state.exists()
+    (state.parent / "pieces").mkdir()
+    (state.parent / "pieces" / "1.npz").write_bytes(b"")
+    run(capsys, "toy", "--stop", "true", "--fresh", "-q")
+    assert [p.name for p in state.parent.iterdir()] == ["state.txt"]
 
 
 @pytest.mark.parametrize(

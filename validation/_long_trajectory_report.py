@@ -1,0 +1,180 @@
+"""What the report on a long trajectory says, each statement beside the figure or table that it rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from sde_sgd.study import Study
+
+from ._long_statistics import KINDS, white_band
+from .experiment_figures import plot_band, plot_gradient
+
+
+def published_section(study: Study, pilot: xr.Dataset, run: xr.Dataset, bands: xr.Dataset) -> None:
+    config = study.config
+    section = study.report.section("What the published plots show, and of what else they would show it")
+    study.report.headline(config["epochs"], "epochs, a snapshot of all weights after each")
+    white = white_band(config["epochs"])
+    section.text(
+        f"tiny-fc (49–16–5, {run.sizes['weight']} weights, no batch norm, weight decay {config['weight_decay']:g}), "
+        f"{config['burn_in_epochs']} epochs at η = {config['burn_in_learning_rate']:g}, then {config['epochs']} at "
+        f"{config['learning_rate']:g}, b = {config['batch_size']}, {config['sampling'].replace('_', ' ')}. The bands "
+        f"are the lowest and highest of {config['surrogates']} surrogates at each point: a reversible "
+        "Ornstein–Uhlenbeck process with the curvatures H, the noise D_ii along H's eigenvectors and the start of the "
+        "run, and a random walk of the same noise. Neither has a current or a cycle. Run and surrogates are compared "
+        f"on the mean over the same {bands.attrs['shown_weights']} weights."
+    )
+    correlation, spectrum = run["shown_autocorrelation"].values, run["shown_spectrum"].values
+    long = float((np.abs(correlation[1:]) > white).mean())
+    ou = {k: bands[k].sel(kind=KINDS[0]).values for k in bands.data_vars}
+    reversible = float(
+        (np.abs(np.stack([ou["autocorrelation_low"], ou["autocorrelation_high"]])[:, 1:]) > white).mean()
+    )
+    section.verdict(
+        reversible > 0.5,
+        f"Autocorrelations beyond the 99 % limits of white noise are no sign of a cycle: the run is beyond them at "
+        f"{100 * long:.0f} % of the lags, the edges of the reversible surrogates' band at {100 * reversible:.0f} %.",
+    )
+    inside = _inside(correlation[1:], ou["autocorrelation_low"][1:], ou["autocorrelation_high"][1:])
+    section.text(
+        f"The measured autocorrelation lies within the band of the reversible process at {100 * inside:.0f} % of the "
+        "lags. Where it does not, constant H and D fall short, which says nothing about a current."
+    )
+    figure = plot_band(
+        run["lag"].values,
+        correlation,
+        {
+            kind: (bands["autocorrelation_low"].sel(kind=kind), bands["autocorrelation_high"].sel(kind=kind))
+            for kind in KINDS
+        },
+        spread=run["autocorrelation_std"].values,
+        levels={"99 % of white noise": white},
+        labels=("lag, epochs", "autocorrelation"),
+        log=(True, False),
+    ).figure
+    study.figures["autocorrelation"] = figure
+    section.figure(
+        figure,
+        "Autocorrelation of the weights. Slow directions alone keep it outside the limits of white noise.",
+        "Autocorrelation against lag over bands of two surrogates",
+    )
+    rise, surrogate = (
+        _rise(run["frequency"].values, spectrum),
+        [_rise(run["frequency"].values, ou[f"spectrum_{edge}"]) for edge in ("low", "high")],
+    )
+    section.verdict(
+        min(surrogate) > 1 or rise <= 1,
+        "A spectrum of increments that rises with frequency is no sign of a cycle: from its lowest to its highest "
+        f"tenth it rises by {rise:.2f} in the run and by {min(surrogate):.2f} to {max(surrogate):.2f} in reversible "
+        "surrogates (a random walk: 1).",
+    )
+    figure = plot_band(
+        run["frequency"].values,
+        spectrum,
+        {kind: (bands["spectrum_low"].sel(kind=kind), bands["spectrum_high"].sel(kind=kind)) for kind in KINDS},
+        labels=("frequency, 1/epochs", "power of increments"),
+        log=(True, True),
+    ).figure
+    study.figures["increments"] = figure
+    section.figure(
+        figure,
+        "Spectrum of the increments from epoch to epoch, in bins.",
+        "Power of increments against frequency over bands of two surrogates",
+    )
+    gradient = run["gradient"].values
+    later = float(np.sqrt((gradient[len(gradient) // 2 :] ** 2).mean()))
+    predicted = plateau(pilot, config["learning_rate"], config["batch_size"])
+    section.verdict(
+        0.5 < later / predicted < 2,
+        f"A gradient that does not vanish is no sign of a cycle: |∇f|/√d, weight decay included, is {later:.2e} (rms "
+        "over "
+        f"the second half), and fluctuations about a fixed minimum alone give √(tr(H²S)/d) = {predicted:.2e} "
+        "(promised: "
+        "within a factor of 2).",
+    )
+    figure = plot_gradient(run["snapshot_epoch"].values, gradient, predicted).figure
+    study.figures["gradient"] = figure
+    section.figure(
+        figure,
+        "|∇f|/√d of the full loss at snapshots; the line is what the linear theory's stationary fluctuations give.",
+        "Gradient norm against epoch with a level line",
+    )
+
+
+def plateau(pilot: xr.Dataset, learning_rate: float, batch_size: int) -> float:
+    """√(tr(H²S)/d) of the stationary linear theory, S_ii = (η/b)D_ii/(2h_i − ηh_i²); flat directions give nothing."""
+    h, noise = np.maximum(pilot["curvature"].values, 0.0), pilot["noise"].values
+    return float(np.sqrt((learning_rate / batch_size * noise * h / (2 - learning_rate * h)).mean()))
+
+
+def current_section(study: Study, run: xr.Dataset, tests: xr.Dataset) -> None:
+    section = study.report.section("What can tell: the area swept out")
+    p = float(tests["overall_p_value"])
+    first = tests.isel(area_lag=0)
+    slope, error = float(first.slope), float(first.slope_error)
+    section.verdict(
+        p < 0.01,
+        f"Detailed balance is broken: no current has p = {p:.2g} over all pairs of {tests.sizes['direction']} "
+        "directions and all lags (an exact test by reversing blocks; promised: below 0.01).",
+    )
+    section.verdict(
+        abs(slope - 1) < max(0.25, 3 * error),
+        f"It is the current of the linear theory: measured against predicted areas have slope {slope:.2f} ± "
+        f"{error:.2f} and correlation {float(first.correlation):.2f} at the shortest lag (theory: 1).",
+    )
+    rows = [
+        [
+            int(t.area_lag) * run.attrs["every"],
+            float(t.p_value),
+            float(t.slope),
+            float(t.slope_error),
+            float(t.correlation),
+        ]
+        for t in (tests.isel(area_lag=i) for i in range(tests.sizes["area_lag"]))
+    ]
+    section.table(
+        ["lag, steps", "p, no current", "slope", "error", "correlation"],
+        rows,
+        f"Area production of the pilot's {tests.sizes['direction']} steepest directions, {tests.attrs['blocks']} "
+        "blocks, against the exact discrete-time areas at constant H and D.",
+    )
+    ratio, rejected = tests["variance_ratio"].values, float(first.expected_p_value)
+    told = (
+        "constant H and D are a first approximation at this temperature, not the law"
+        if rejected < 0.01
+        else "nothing speaks against constant H and D"
+    )
+    section.text(
+        f"The variances along these directions are {ratio.min():.2f} to {ratio.max():.2f} times those of the linear "
+        f"theory, and that every area is exactly as predicted has p = {rejected:.2g}: {told}."
+    )
+
+
+def peaks_section(study: Study, tests: xr.Dataset) -> None:
+    section = study.report.section("Is there an oscillation?")
+    p, count = float(tests["peak_p_value"]), tests.sizes["peak"]
+    named = sum("epoch" in str(text) or "overshoot" in str(text) for text in tests["peak_interpretation"].values)
+    section.verdict(
+        count == named,
+        f"No unexplained peak stands out of the smooth background of the projections' spectra: {count} peaks at level "
+        f"0.01, {named} of them due to the epoch or to overshooting; smallest adjusted p = {p:.2g}.",
+    )
+    if count:
+        section.table(
+            ["period, steps", "power over background", "likely cause"],
+            [
+                [float(t.peak_period), float(t.peak_ratio), str(t.peak_interpretation.values)]
+                for t in (tests.isel(peak=i) for i in range(min(count, 10)))
+            ],
+        )
+
+
+def _inside(values, low, high) -> float:
+    return float(((values >= low) & (values <= high)).mean())
+
+
+def _rise(frequency, power) -> float:
+    """Mean power in the highest tenth of the frequencies over that in the lowest."""
+    most = frequency.max()
+    return float(power[frequency > 0.9 * most].mean() / power[frequency < 0.1 * most].mean())
