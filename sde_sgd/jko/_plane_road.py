@@ -9,9 +9,7 @@ from sde_sgd.errors import NotConverged
 from sde_sgd.grid import Grid
 
 from ._monge_ampere import MongeAmpere
-from ._road import Record
-
-_DEFECT = 0.1  # of the log of mass, before it is set right: usually 1e-5 to 1e-3
+from ._road import DEFECT, Record
 
 
 class Plane:
@@ -33,7 +31,7 @@ class Plane:
         found = self._solver.step(state, self._potential, self._temperature, tau, self._tolerance)
         top = found.log_density.max()
         mass = math.log(np.exp(found.log_density - top).sum() * self._grid.cell_volume) + top
-        if not abs(mass) <= _DEFECT:
+        if not abs(mass) <= DEFECT:
             raise NotConverged(
                 f"the step of tau = {tau:g} found a density of mass e^{mass:.3g} times its start: the cells do not "
                 "resolve it, or it comes to walls; take a finer grid, a wider box, or method='entropic'"

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sde_sgd.errors import NotConverged
 from sde_sgd.grid import Grid
 
 from ._monge_ampere import Before
+from ._road import DEFECT
 
 _TURN = 0.1  # of a cell's shear, in one Runge-Kutta step
 _MOST = 256
@@ -52,6 +54,11 @@ class Remainder:
         moved = self._steady + (carried if self._grid.dim == 2 else carried[:, 0])
         top = moved.max()
         mass = math.log(np.exp(moved - top).sum() * self._grid.cell_volume) + top
+        if not abs(mass) <= DEFECT:
+            raise NotConverged(
+                f"transport along j over tau = {tau:g} made a density of mass e^{mass:.3g} of one of mass 1: log ρ "
+                "changes too much between cells; take a smaller tau or a finer grid"
+            )
         return moved - mass, math.expm1(mass)
 
     def _between(self, values: np.ndarray) -> Callable:

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+DEFECT = 0.1  # of the log of mass, before it is set right, beyond which a step is refused: usually 1e-5 to 1e-3
+
 
 @dataclass(frozen=True)
 class Record:
