@@ -60,6 +60,7 @@ _WIDE = "tutorial conventions landscapes schemes ensembles fokker_planck potenti
 _WIDE += " linear_theory from_samples estimates currents limit_cycles jko real_networks training diffusion_matrix"
 _WIDE += " theory numerics"
 _WIDE += " experiments"
+_WIDE += " local_prediction"
 html_sidebars = {page: [] for page in _WIDE.split()}  # pages of one level have nothing to list there
 html_copy_source = False
 html_theme_options = {

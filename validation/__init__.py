@@ -15,6 +15,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
         "ensembles": ["ensemble"],
         "gradient_noise": ["GradientNoise"],
         "local_prediction": ["LocalPrediction"],
+        "network_sde": ["NetworkSDE"],
         "networks": ["NETWORKS", "network", "parameter_count", "resolve"],
         "neuron": ["Neuron", "replay_sgd"],
         "one_hidden_layer": ["OneHiddenLayer", "trajectory"],
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .ensembles import ensemble as ensemble
     from .gradient_noise import GradientNoise as GradientNoise
     from .local_prediction import LocalPrediction as LocalPrediction
+    from .network_sde import NetworkSDE as NetworkSDE
     from .networks import NETWORKS as NETWORKS
     from .networks import network as network
     from .networks import parameter_count as parameter_count
