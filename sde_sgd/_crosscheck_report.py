@@ -18,8 +18,8 @@ STEADY = (check.SOLVED_SAMPLED, check.SOLVED_EXACT, check.SAMPLED_EXACT)
 SUMMARY = ("landscape", "T", "solved – paths", "solved – exact", "paths – exact", "mean, variance", "agrees")
 REFUSED = ("landscape", "why it is not compared")
 SHARED = ("roads", "share", "the second is made of", "in")
-OF_COURSE = ("there are no samples", "only the neuron")
-LEFT = ("landscape", "road", "why it is not taken")
+LEFT = ("road", "why it is not taken", "in")
+NOT_TAKEN = "not taken"
 
 
 def perform(run: Run, console: Console, threads: int | None = None) -> None:
@@ -106,7 +106,7 @@ def _lines(results: dict[str, xr.Dataset], pairs: Sequence[str], first: Callable
 
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
-        return "–"
+        return NOT_TAKEN
     return f"{row['distance']:.2g} {'≤' if row['agrees'] else '>'} {row['allowed']:.2g}"
 
 
@@ -125,13 +125,14 @@ def sharing(results: dict[str, xr.Dataset]) -> list[list[str]]:
 
 
 def left_out(results: dict[str, xr.Dataset]) -> list[list[str]]:
-    """Roads that were not taken, and why; those that never could be, for want of samples, are not listed."""
-    return [
-        [name, road, reason]
-        for name, r in results.items()
-        for road, reason in json.loads(r.attrs.get("not_taken", "{}")).items()
-        if not reason.startswith(OF_COURSE)
-    ]
+    """Roads that were not taken, why, and in which landscapes: with the tables, one word on every road in each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, r in results.items():
+        if "row" in r.sizes and check.SOLVED_EXACT not in r["pair"].values:
+            found.setdefault(("exact", "Φ is not known in closed form"), []).append(name)
+        for road, reason in json.loads(r.attrs.get("not_taken", "{}")).items():
+            found.setdefault((road, reason), []).append(name)
+    return [[road, reason, ", ".join(inside)] for (road, reason), inside in sorted(found.items())]
 
 
 def refused(results: dict[str, xr.Dataset]) -> list[list[str]]:
@@ -157,13 +158,20 @@ def note(results: dict[str, xr.Dataset]) -> str:
         "step's bias taken off. Exact: e^{−Φ/T} by quadrature, where Φ is known. At a time, from a start that is not "
         "the steady density: JKO and all kinds of paths, extrapolated to steps of 0; only SGD has no smaller step at "
         "its temperature, and its bias is stated: one and a half times what SVAG's first two l say. Densities are "
-        "compared by ∫|ρ₁ − ρ₂|, from 0 to 2, on the cells of the histogram. Allowed is the sum of: sampling, "
-        f"{wide:.1f} standard errors of {BLOCKS} blocks of paths, for densities the distance that sampling alone gives "
-        "and four standard errors; half of what the last extrapolation in the step changed; and twice the error of the "
-        "grids, which is estimated from cells twice as wide. Every step of JKO keeps e^{−Φ/T}, whatever else it does, "
-        "so that it is compared at a time only. If all are right, chance makes something disagree in at most "
-        f"{100 * alarm:.2g} % of such tables ({len(rows)} comparisons).{raised}"
+        "compared by ∫|ρ₁ − ρ₂|, from 0 to 2, on the cells of the histogram; at a time in two variables on a half or a "
+        "quarter as many along each axis where fewer paths fill no more. What is allowed there tells of the dynamics "
+        "as far as it is less than what the density moved; means and variances tell more. Allowed is the sum of: "
+        f"sampling, {wide:.1f} standard errors of {BLOCKS} blocks of paths, for densities the distance that sampling "
+        "alone gives and four standard errors; half of what the last extrapolation in the step changed; and twice the "
+        "error of the grids, which is estimated from cells twice as wide. Every step of JKO keeps e^{−Φ/T}, whatever "
+        "else it does, so that it is compared at a time only. If all are right, chance makes something disagree in at "
+        f"most {100 * alarm:.2g} % of such tables ({len(rows)} comparisons, {_sampled(rows)} of them with paths: "
+        f"the bound is the sum over them).{raised}"
     )
+
+
+def _sampled(rows: list[dict[str, Any]]) -> int:
+    return sum(row["statistical"] > 0.0 for row in rows)
 
 
 def details(results: dict[str, xr.Dataset]) -> list[list[Any]]:
@@ -216,7 +224,7 @@ def show(run: Run, console: Console, as_json: bool) -> int:
         console.json(
             {
                 "comparisons": rows, "not_compared": dict(refused(results)), "agree": not code,
-                "not_taken": [dict(zip(("landscape", "road", "reason"), row)) for row in left_out(results)],
+                "not_taken": [dict(zip(("road", "reason", "landscapes"), row)) for row in left_out(results)],
                 "deviations": wide, "false_alarm": alarm,
                 "runs": {name: {k: attrs[k] for k in keys} for name, attrs in settings.items()},
                 "settings": run.config, "report": str(run.report_path), "result": str(run.result_path),

@@ -5,13 +5,12 @@ about one relaxation of the fastest mode, from a start that is not the steady de
 points `sde_sgd.roads`: functions of a `Question` that give a list of `Gap`.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.special
@@ -30,10 +29,9 @@ from ._crosscheck_gap import (
     made_of,
 )
 from ._solved import moments
-from .errors import NotConverged, TooFewSamples
+from .errors import TooFewSamples
 from .fokker_planck import FokkerPlanck
 from .grid import Grid
-from .jko import JKO
 from .landscapes import FiniteSum
 from .paths import sgd, simulate
 from .process import Process
@@ -44,13 +42,13 @@ if TYPE_CHECKING:
 _BROADER = 0.3  # of log ρ_ss that the start's is higher by, where there is mass, and
 _MOST_BROADENED = 2.0  # nats by which it is so in the tails: the start is nowhere another order of magnitude, and
 _TILT = 0.5  # nats by which it leans to one side of the first variable
-_TIME = 20  # of `simulate`'s own steps, each a twentieth of the fastest relaxation
+USUAL_STEPS = 20  # of `simulate`'s own, each a twentieth of the fastest relaxation: the time of comparison
 _SOLVER = 1e-5  # L1, of the Fokker–Planck solution in time
-_RESIDUAL = 1e-5  # of a step of JKO
-_FEWEST = 4  # steps of JKO, and
-_SHORTENED = 2  # how often they may be doubled where a step is not found
+_TOLD = 0.1  # of what the density moved: the distance that sampling alone gives, above which cells are merged
+_MERGED = (1, 2, 4)  # cells along each axis, in two and three variables
 _SVAG = (16, 32)
-_MOST_DRAWN = 2**15  # paths whose drift is a sum over samples
+_STREAMS = 64  # more than the roads have runs
+_MOST_DRAWN = 2**18  # paths whose drift is a sum over samples
 
 
 class NotTaken(ValueError):
@@ -78,7 +76,7 @@ class Question:
         from .simulate_command import _default_step
 
         step, temperature = _default_step(plan.process, plan.settings["start"]), plan.process.constant_temperature
-        time, landscape = _TIME * step, plan.process.landscape
+        time, landscape = USUAL_STEPS * step, plan.process.landscape
         if isinstance(landscape, FiniteSum):
             one = 2 * temperature  # SGD of one sample a step can stop at multiples of this only
             time = one * math.ceil(time / one - 1e-9)
@@ -87,36 +85,29 @@ class Question:
         return cls(process, plan.fp, plan.rough, plan.histogram, time, step, paths, levels, seed, threads)
 
     @cached_property
-    def log_start(self) -> xr.DataArray:
-        """Logarithm of the start: the steady density, broader, leaning, and on the finest grid."""
-        steady = self.fp.log_steady_state()
-        x = self.fp.grid.centers()[..., 0]
-        weight = np.exp(steady.values - steady.values.max())
+    def _middle(self) -> tuple[float, float]:
+        """Mean and standard deviation of the first variable in the steady state."""
+        weight, x = self.fp.steady_state().values, self.fp.grid.centers()[..., 0]
         mean = float((weight * x).sum() / weight.sum())
-        if self.fp.grid.periodic[0]:
-            lean = np.cos(2 * np.pi * (x - self.fp.grid.lower[0]) / (self.fp.grid.upper[0] - self.fp.grid.lower[0]))
-        else:
-            lean = np.tanh((x - mean) / math.sqrt(float((weight * (x - mean) ** 2).sum() / weight.sum())))
-        below = steady.values.max() - steady.values
+        return mean, math.sqrt(float((weight * (x - mean) ** 2).sum() / weight.sum()))
+
+    def log_start(self, log_steady: np.ndarray, grid: Grid) -> np.ndarray:
+        """Logarithm of the start, by that of the steady density in the same cells: broader, and leaning."""
+        x, (mean, spread), low, high = grid.centers()[..., 0], self._middle, grid.lower[0], grid.upper[0]
+        lean = np.cos(2 * np.pi * (x - low) / (high - low)) if grid.periodic[0] else np.tanh((x - mean) / spread)
+        below = log_steady.max() - log_steady
         log = _MOST_BROADENED * np.tanh(_BROADER * below / _MOST_BROADENED) + _TILT * lean - below
-        log -= scipy.special.logsumexp(log) + math.log(self.fp.grid.cell_volume)
-        return steady.copy(data=log).drop_attrs()
+        return log - scipy.special.logsumexp(log) - math.log(grid.cell_volume)
 
-    @property
+    @cached_property
     def start(self) -> xr.DataArray:
-        """The start on the finest grid; 0 where float64 holds no more."""
-        return np.exp(self.log_start)
+        """The start on the finest grid."""
+        steady = self.fp.log_steady_state()
+        return steady.copy(data=np.exp(self.log_start(steady.values, self.fp.grid))).drop_attrs()
 
-    def start_on(self, grid: Grid) -> xr.DataArray:
-        """The start's averages over the cells of a coarser grid."""
-        return _on(self.start, grid)
-
-    def log_start_on(self, grid: Grid) -> np.ndarray:
-        """Logarithms of those averages, in tails too where they are 0 in float64."""
-        factor = self.log_start.shape[0] // grid.shape[0]
-        parts = self.log_start.values.reshape([n for cells in grid.shape for n in (cells, factor)])
-        within = tuple(range(1, 2 * grid.dim, 2))
-        return scipy.special.logsumexp(parts, within) - grid.dim * math.log(factor)
+    def stream(self, number: int) -> int:
+        """A seed of its own for each run of each road; none that another seed of the question has."""
+        return _STREAMS * self.seed + number
 
     def starts(self, stream: int, paths: int) -> np.ndarray:
         """Points (paths, d) drawn from the start, whose density is constant in each cell."""
@@ -131,7 +122,7 @@ class Question:
     def solved(self) -> tuple[xr.DataArray, xr.DataArray]:
         """ρ(time) on the finer and the rougher grid."""
         first, second = (
-            fp.evolve(self.start_on(fp.grid), self.time, tolerance=_SOLVER).isel(time=0, drop=True)
+            fp.evolve(on_cells(self.start, fp.grid), self.time, tolerance=_SOLVER).isel(time=0, drop=True)
             for fp in (self.fp, self.rough)
         )
         return first, second
@@ -139,7 +130,7 @@ class Question:
     @cached_property
     def reference(self) -> tuple[xr.DataArray, float]:
         """ρ(time) on the cells of the histogram, and the error of the grid in L1."""
-        fine, rough = (_on(density, self.histogram) for density in self.solved)
+        fine, rough = (on_cells(density, self.histogram) for density in self.solved)
         return fine, float(abs(fine - rough).sum()) * self.histogram.cell_volume / 3 + 2 * _SOLVER
 
     @cached_property
@@ -156,7 +147,7 @@ class Question:
                 result[f"{words} {name}"] = one, abs(one - other) / 3 + _SOLVER * width ** len(at)
         return result
 
-    @property
+    @cached_property
     def moved(self) -> float:
         """∫|ρ(time) − ρ(0)|: how much there is to tell."""
         return float(abs(self.solved[0] - self.start).sum()) * self.fp.grid.cell_volume
@@ -169,7 +160,7 @@ class Question:
         return (DERIVATIVES, GENERATOR, *more)
 
 
-def _on(density: xr.DataArray, grid: Grid) -> xr.DataArray:
+def on_cells(density: xr.DataArray, grid: Grid) -> xr.DataArray:
     cells = distances.coarsen(density, density.shape[0] // grid.shape[0])
     return cells.assign_coords({str(d): axis for d, axis in zip(cells.dims, grid.axes)})
 
@@ -187,7 +178,6 @@ def sampled(
     bias, half as much again allowed for higher orders.
     """
     reference, grid = question.reference
-    volume = question.histogram.cell_volume
     pair, about = f"solved – {road}", {**made_of(question.parts, parts), "setting": setting}
 
     def settled(long: np.ndarray, short: np.ndarray, width: float) -> tuple[np.ndarray, float, float]:
@@ -198,9 +188,20 @@ def sampled(
         left = left_of(float(abs(change.mean(axis=0)).sum()) * width, noise)
         return (straight, left, 0.0) if extrapolate else (long, 0.0, 1.5 * left)
 
-    blocks = [_blocks(s, question) for s in states]
-    values, left, stated = settled(blocks[0].values, blocks[1].values, volume)
-    found = distances.l1_distance(blocks[0].copy(data=values), reference)
+    # On fewer cells the sample weighs less and what roads do differently hardly: as many as the sample can fill.
+    for merged in _MERGED if question.histogram.dim > 1 else (1,):
+        cells = replace(question.histogram, shape=tuple(n // merged for n in question.histogram.shape))
+        try:
+            blocks = [_blocks(s, question, cells) for s in states]
+        except TooFewSamples:
+            if merged == _MERGED[-1] or question.histogram.dim == 1:
+                raise
+            continue
+        values, left, stated = settled(blocks[0].values, blocks[1].values, cells.cell_volume)
+        found = distances.l1_distance(blocks[0].copy(data=values), on_cells(reference, cells))
+        if found.floor <= _TOLD * question.moved:
+            break
+    about["setting"] += f", {' × '.join(map(str, cells.shape))} cells"
     gaps = [Gap("density", pair, 0.0, 0.0, found.distance, found.error, found.floor, left, grid, stated, **about)]
     for quantity, (value, grid) in question.numbers.items():
         words, name = quantity.split()
@@ -217,9 +218,8 @@ def _variance(values: np.ndarray, axis: int) -> np.ndarray:
     return values.var(axis=axis, ddof=1)
 
 
-def _blocks(states: np.ndarray, question: Question) -> xr.DataArray:
+def _blocks(states: np.ndarray, question: Question, grid: Grid) -> xr.DataArray:
     """Densities (block, *variables) of the groups of states."""
-    grid = question.histogram
     edges = [np.linspace(low, high, n + 1) for low, high, n in zip(grid.lower, grid.upper, grid.shape)]
     counts = np.stack([np.histogramdd(part, edges)[0] for part in states.reshape(BLOCKS, -1, grid.dim)])
     names = question.process.variables
@@ -238,7 +238,7 @@ def paths(question: Question) -> list[Gap]:
         steps = max(2, round(question.time / question.step)) * parts
         run = simulate(
             question.process, question.starts(stream, question.paths), step=question.time / steps, steps=steps,
-            paths=question.paths, scheme=scheme, seed=question.seed + stream, threads=question.threads,
+            paths=question.paths, scheme=scheme, seed=question.stream(stream), threads=question.threads,
         )  # fmt: skip
         states.append(_states(run, question))
     setting = f"{scheme}, h = {2 * question.time / steps:.3g} and half of it"
@@ -259,7 +259,7 @@ def _recursion(question: Question, svag: Sequence[int]) -> list[np.ndarray]:
         run = sgd(
             finite_sum, question.starts(10 + l, question.paths), learning_rate=rate, batch_size=1, svag=l,
             steps=round(question.time / rate * l), replicas=question.paths,
-            seed=question.seed + 10 + stream, threads=question.threads,
+            seed=question.stream(10 + stream), threads=question.threads,
         )  # fmt: skip
         states.append(_states(run, question))
     return states
@@ -281,106 +281,18 @@ def real_sgd(question: Question) -> list[Gap]:
     return sampled(question, "SGD", states, parts, setting, extrapolate=False)
 
 
-# JKO ---------------------------------------------------------------------------------------------------------
-
-
-def jko(question: Question) -> list[Gap]:
-    """Steepest descent on two grids, extrapolated in τ by Romberg's table of two or three steps."""
-    if question.process.dim > 2:
-        raise NotTaken("JKO has one or two variables")
-    coarse = question.histogram
-    fine = Grid(coarse.lower, coarse.upper, [2 * n for n in coarse.shape], boundary=coarse.boundary)
-    fewest = max(_FEWEST, round(_FEWEST * question.time / (_TIME * question.step)))
-    for longer in range(_SHORTENED + 1):
-        counts = [fewest * 2 ** (k + longer) for k in range(question.levels)]
-        try:
-            runs = {grid: _flows(question, grid, counts) for grid in (coarse, fine)}  # the cheaper first
-            break
-        except NotConverged as fault:
-            found = str(fault)
-        except ValueError as fault:
-            raise NotTaken(str(fault)) from fault
-    else:
-        raise NotTaken(f"in {counts[0]} steps, {found}")
-    return _descended(question, runs[fine], runs[coarse], counts)
-
-
-def _flows(question: Question, grid: Grid, counts: Sequence[int]) -> list[xr.DataArray]:
-    """ρ(time) in each number of steps."""
-    descent = JKO(question.process, grid, tolerance=_RESIDUAL)
-    start, ends = question.log_start_on(grid), []
-    for n in counts:
-        state = descent._road.start(start)  # `flow` takes densities, whose tails end where float64 does
-        for _ in range(n):
-            state, log_density, _ = descent._advance(state, question.time / n)
-        ends.append(xr.DataArray(np.exp(log_density), question.start_on(grid).coords, attrs=descent.attrs))
-    return ends
-
-
-def _parts(attrs: dict[str, Any]) -> tuple[str, ...]:
-    """What a flow is made of, by what it says of itself."""
-    source, method = attrs["potential_from"], attrs["method"]
-    known = source == "closed form"
-    j = attrs["remainder"] == "split"
-    return (
-        *([CLOSED_FORM] if known else []),
-        *([GENERATOR] if source == "FokkerPlanck" or method == "entropic" else []),
-        *([DERIVATIVES] if not known or j or method == "entropic" else []),
-        f"JKO, {method}",
-    )
-
-
-def _descended(
-    question: Question, fine: list[xr.DataArray], rough: list[xr.DataArray], counts: Sequence[int]
-) -> list[Gap]:
-    reference, grid_solved = question.reference
-    volume = question.histogram.cell_volume
-    on = [[_on(density, question.histogram) for density in densities] for densities in (fine, rough)]
-    (value, before), (coarse, _) = (_romberg(densities) for densities in on)
-
-    def l1(one: xr.DataArray, other: xr.DataArray) -> float:
-        return float(abs(one - other).sum()) * volume
-
-    attrs = fine[0].attrs
-    about: dict[str, Any] = {
-        **made_of(question.parts, _parts(attrs)),
-        "setting": f"{attrs['method']}, τ = t/{counts[0]} to t/{counts[-1]}",
-    }
-    bias, grid = l1(value, before), grid_solved + l1(value, coarse) / 3
-    gaps = [Gap("density", SOLVED_JKO, 0.0, 0.0, l1(value, reference), 0.0, 0.0, bias, grid, **about)]
-    tables = [[_numbers(density) for density in densities] for densities in (fine, rough)]
-    for quantity, (solved, grid) in question.numbers.items():
-        (value, before), (coarse, _) = (_romberg([t[quantity] for t in table]) for table in tables)
-        grid += abs(value - coarse) / 3
-        gap = abs(value - solved)
-        gaps.append(Gap(quantity, SOLVED_JKO, solved, value, gap, 0.0, 0.0, abs(value - before), grid, **about))
-    return gaps
-
-
-SOLVED_JKO = "solved – JKO"
-
-
-def _romberg(values: Sequence[Any]) -> tuple[Any, Any]:
-    """The limit of values at τ, τ/2, …, whose error is a series in τ; and that before the last extrapolation."""
-    table, before = list(values), values[-1]
-    for order in range(1, len(table)):
-        before = table[-1]
-        table = [b + (b - a) / (2**order - 1) for a, b in itertools.pairwise(table)]
-    return table[-1], before
-
-
-def _numbers(density: xr.DataArray) -> dict[str, float]:
-    """Means and variances of a density over its own cells."""
-    mass = density / density.sum()
-    means = {str(d): float((mass * density[d]).sum()) for d in density.dims}
-    variances = {d: float((mass * (density[d] - m) ** 2).sum()) for d, m in means.items()}
-    return {f"mean {d}": m for d, m in means.items()} | {f"variance {d}": v for d, v in variances.items()}
-
-
 # All of them -------------------------------------------------------------------------------------------------
 
 Road = Callable[[Question], list[Gap]]
-OWN: dict[str, Road] = {"JKO": jko, "paths": paths, "SVAG": svag, "SGD": real_sgd}
+
+
+def _jko(question: Question) -> list[Gap]:
+    from ._crosscheck_jko import jko
+
+    return jko(question)
+
+
+OWN: dict[str, Road] = {"JKO": _jko, "paths": paths, "SVAG": svag, "SGD": real_sgd}
 GROUP = "sde_sgd.roads"
 
 

@@ -32,7 +32,7 @@ def through_torchsde(question: Question) -> list[Gap]:
                 steps=steps,
                 paths=paths,
                 burn_in=steps - 1,
-                seed=question.seed + 20 + stream,
+                seed=question.stream(20 + stream),
             )
             states.append(list(run)[-1][-1])
     finally:

@@ -30,4 +30,5 @@ def excerpt(study: Study) -> None:
     section.table(_crosscheck_report.SUMMARY, _crosscheck_report.summary(results), "Steady states.")
     columns, lines = _crosscheck_report.in_time(results)
     section.table(columns, lines, "Densities at a time, and how far they had moved since the start.")
+    section.table(_crosscheck_report.LEFT, _crosscheck_report.left_out(results), "What was not taken, and why.")
     section.table(_crosscheck_report.SHARED, _crosscheck_report.sharing(results), "What roads share.")
