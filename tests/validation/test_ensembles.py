@@ -40,7 +40,7 @@ def options_of(**changes):
         {"svag": 4, "weight_decay": 0.01},
         {"learning_rate": lambda steps: 0.2 / (1 + steps)},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_each_replica_is_a_run_of_its_own(data, norm, changes):
     options = options_of(**changes)
