@@ -1,0 +1,327 @@
+"""The experiment `sgd-vs-sde`: where the stochastic differential equation of SGD describes SGD, and where it stops."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+import xarray as xr
+
+from sde_sgd.experiment import Experiment, Setting
+from sde_sgd.study import Study
+
+from ._sgd_sde_runs import (
+    QUANTITIES,
+    SAMPLES,
+    SIGMAS,
+    compared,
+    equation,
+    judged,
+    quadratic_moments,
+    sde_run,
+    sgd_run,
+    start_of,
+    variances,
+)
+from .sgd_sde_figures import plot_gaps, plot_laws, plot_means
+
+FAMILIES = ("ratio", "batch")
+_TITLES = {"ratio": "η/b fixed: one SDE for all", "batch": "b fixed: the temperature grows with η"}
+_STATES = {
+    "agrees": "within {:.0%}, beyond doubt, of",
+    "open": "not seen to be further than {:.0%} from",
+    "differs": "further than {:.0%} from",
+}
+_SHARED = 10  # steps on which our Euler and torchsde take the same increments
+
+
+def perform(study: Study) -> None:
+    """SGD beside its SDE dw = −∇f dt + √(ηD/b) dW on one network: many replicas of both from one start. Law of the
+    loss, distance from the start and projections on the steepest directions of the Hessian, at several learning rates,
+    with η/b fixed, for which the SDE is one and the same, and with b fixed; and the learning rate from which on the
+    SDE does not describe SGD.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
+    try:
+        start = study.stage("sgd-sde", "start", lambda progress: start_of(study.config))
+        runs = {family: _family(study, start, family) for family in FAMILIES}
+        roads = study.stage("sgd-sde", "roads", lambda progress: two_roads(study.config, start))
+    finally:
+        torch.set_num_threads(threads)
+    for family in FAMILIES:
+        _gap_section(study, start, family, runs[family])
+    _law_section(study, runs["ratio"])
+    _reference_section(study, start, runs["ratio"], roads)
+
+
+# What is computed ------------------------------------------------------------------------------------------------
+
+
+def batch_of(config: Mapping[str, Any], family: str, rate: float) -> int:
+    """b: in proportion to η from `batch_size` at the lowest on, or the same for all."""
+    if family == "batch":
+        return config["fixed_batch_size"]
+    return round(config["batch_size"] * rate / config["learning_rates"][0])
+
+
+def _family(study: Study, start: xr.Dataset, family: str) -> dict[str, dict[float, xr.Dataset]]:
+    config = study.config
+    rates = config["learning_rates"]
+    step = rates[0] / config["substeps"]
+    found: dict[str, dict[float, xr.Dataset]] = {"sgd": {}, "sde": {}, "coarse": {}}
+    for k, rate in enumerate(rates):
+        batch = batch_of(config, family, rate)
+        seed = 100 * config["seed"] + 10 * k + 5 * FAMILIES.index(family)
+        found["sgd"][rate] = study.stage(
+            "sgd-sde",
+            f"sgd-{family}-{k}",
+            lambda progress, rate=rate, batch=batch, seed=seed: sgd_run(config, start, rate, batch, seed, progress),  # type: ignore[misc]
+        )
+        if family == "ratio" and k:
+            found["sde"][rate] = found["sde"][rates[0]]
+            continue
+        for name, size, offset in (("sde", step, 1), ("coarse", 2 * step, 2))[: 2 - bool(k)]:
+            kept = study.work(f"{name}-{family}-{k}.npz")
+            found[name][rate] = study.stage(
+                "sgd-sde",
+                f"{name}-{family}-{k}",
+                lambda progress, rate=rate, batch=batch, size=size, seed=seed + offset, kept=kept: sde_run(  # type: ignore[misc]
+                    config, start, rate, batch, size, seed, kept, progress
+                ),
+            )
+    return found
+
+
+def two_roads(config: Mapping[str, Any], start: xr.Dataset) -> xr.Dataset:
+    """Largest |Δw| between torchsde and the weighted-backward Euler after some steps on the same increments."""
+    rate = config["learning_rates"][0]
+    sde = equation(config, rate, config["batch_size"])
+    drawn = np.random.default_rng(config["seed"]).normal(size=(_SHARED, 2, sde.samples)) * np.sqrt(rate)
+    options: dict[str, Any] = {"steps": _SHARED, "replicas": 2, "start": start["start"].values, "increments": drawn}
+    ours, theirs = sde.euler(**options)["weights"].values, sde.torchsde(**options)["weights"].values
+    return xr.Dataset({"largest": float(abs(ours - theirs).max()), "moved": float(abs(ours - options["start"]).max())})
+
+
+def gaps_of(start: xr.Dataset, runs: Mapping[str, Mapping[float, xr.Dataset]]) -> dict[float, xr.Dataset]:
+    return {rate: compared(run, runs["sde"][rate], start.attrs["loss"]) for rate, run in runs["sgd"].items()}
+
+
+def boundary(states: Sequence[str], rates: Sequence[float]) -> tuple[float | None, float | None]:
+    """The largest η below every one that differs, and the smallest that does; None where there is none."""
+    failing = [rate for rate, state in zip(rates, states) if state == "differs"]
+    good = [r for r, state in zip(rates, states) if state == "agrees" and (not failing or r < failing[0])]
+    return (good[-1] if good else None), (failing[0] if failing else None)
+
+
+# The report ------------------------------------------------------------------------------------------------------
+
+
+def _gap_section(study: Study, start: xr.Dataset, family: str, runs: Mapping[str, Mapping[float, xr.Dataset]]) -> None:
+    config = study.config
+    tolerance, rates = config["tolerance"], config["learning_rates"]
+    section = study.report.section(_TITLES[family])
+    gaps = gaps_of(start, runs)
+    states = [judged(gaps[rate], tolerance) for rate in rates]
+    last, first = boundary(states, rates)
+    worst = gaps[rates[0]]
+    told = ", ".join(f"{name} {_largest(worst.sel(quantity=name))}" for name in QUANTITIES)
+    section.verdict(
+        states[0] != "differs",
+        f"At the lowest η = {rates[0]:g} SGD is {_STATES[states[0]].format(tolerance)} its SDE: largest gaps over "
+        f"{config['saves']} times: {told} "
+        f"(promised: not beyond {tolerance:.0%} by {SIGMAS:g} standard errors).",
+    )
+    if first is None:
+        sentence = f"Nowhere up to η = {rates[-1]:g} is SGD further than {tolerance:.0%} from its SDE beyond error."
+    else:
+        named = _largest_of_all(gaps[first])
+        within = f"it is within {tolerance:.0%} beyond doubt up to η = {last:g}"
+        if last is None:
+            within = f"{config['replicas']} replicas do not show it within {tolerance:.0%} beyond doubt at a lower η"
+        sentence = f"The SDE stops describing SGD at η = {first:g} ({named}); {within}."
+    beyond = states[states.index("differs") :] if first is not None else []
+    section.verdict(
+        "agrees" not in beyond,
+        sentence + (" No larger η agrees again." if "agrees" not in beyond else " A larger η agrees again: no order."),
+    )
+    columns = ["η", "b", "T = η/2b", "η h₁", "loss: gap", "distance: gap", "loss: gap at constant H, D", "SGD"]
+    top = float(start["curvature"][0])
+    rows = []
+    for rate, state in zip(rates, states):
+        batch, end = batch_of(config, family, rate), gaps[rate].isel(time=-1)
+        shown = [
+            f"{float(end['gap'].sel(quantity=q)):+.4f} ± {2 * float(end['error'].sel(quantity=q)):.4f}"
+            if np.isfinite(float(end["gap"].sel(quantity=q)))
+            else f"diverged by step {runs['sgd'][rate].attrs['diverged']}"
+            for q in QUANTITIES
+        ]
+        predicted = _predicted(start, rate, batch, config["time"])
+        rows.append([rate, batch, rate / (2 * batch), rate * top, *shown, f"{predicted:+.3g}", state])
+    section.table(
+        columns,
+        rows,
+        f"Means of SGD less those of the SDE at time {config['time']:g}, as a share, ± two standard errors over "
+        f"{config['replicas']} replicas of each. h₁ is the largest curvature at the start; the last prediction is of a "
+        "quadratic loss with the H and D of the start.",
+    )
+    series = {}
+    for name in QUANTITIES:
+        ends = [gaps[rate].sel(quantity=name).isel(time=-1) for rate in rates]
+        series[name] = np.array([float(e["gap"]) for e in ends]), np.array([float(e["error"]) for e in ends])
+    linear = [_predicted(start, rate, batch_of(config, family, rate), config["time"]) for rate in rates]
+    axes = plot_gaps(rates, series, linear, tolerance)
+    study.figures[f"gaps-{family}"] = axes.figure
+    section.figure(
+        axes.figure,
+        f"Gaps at time {config['time']:g} against η, bars of two standard errors, with the tolerance. {sentence}",
+        "Gap of loss and distance between SGD and its SDE against the learning rate, with error bars",
+    )
+    figure = plot_means({rate: runs["sgd"][rate] for rate in rates}, runs["sde"], QUANTITIES)
+    study.figures[f"means-{family}"] = figure
+    section.figure(
+        figure,
+        f"Means over replicas with two standard errors: SGD as points, the SDE as bands. {sentence}",
+        "Mean loss and mean distance from the start against time for several learning rates",
+    )
+
+
+def _predicted(start: xr.Dataset, rate: float, batch: int, time: float) -> float:
+    """The gap of the loss, as a share, at constant H and D."""
+    sgd, sde = (quadratic_moments(start, rate, batch, time, order)[0] for order in (1, None))
+    return (sgd - sde) / max(abs(sde), abs(sde - start.attrs["loss"]))
+
+
+def _largest(gap: xr.Dataset) -> str:
+    size = np.abs(gap["gap"].values)
+    if not np.isfinite(size).all():
+        return "SGD diverges"
+    k = int(size.argmax())
+    return f"{float(gap['gap'][k]):+.3f} ± {2 * float(gap['error'][k]):.3f}"
+
+
+def _largest_of_all(gaps: xr.Dataset) -> str:
+    return ", ".join(f"{name} {_largest(gaps.sel(quantity=name))}" for name in QUANTITIES)
+
+
+def _law_section(study: Study, runs: Mapping[str, Mapping[float, xr.Dataset]]) -> None:
+    """The law of the loss, and variances along fixed directions, at the last time."""
+    rates = study.config["learning_rates"]
+    section = study.report.section("The law, not its mean alone")
+    sde = runs["sde"][rates[0]]
+    ends = {rate: runs["sgd"][rate]["loss"].values[:, -1] for rate in rates}
+    ends = {rate: values for rate, values in ends.items() if np.isfinite(values).all()}
+    reference = sde["loss"].values[:, -1]
+    tests = {rate: scipy.stats.ks_2samp(values, reference) for rate, values in ends.items()}
+    low = tests.get(rates[0])
+    level = study.config["law_level"]
+    told = [f"{test.statistic:.3f} (p = {test.pvalue:.2g}) at η = {rate:g}" for rate, test in tests.items()]
+    section.verdict(
+        low is not None and low.pvalue > level,
+        f"The law of the loss at time {study.config['time']:g} is that of the SDE at the lowest η: Kolmogorov–Smirnov "
+        f"distances are {', '.join(told)} (promised at the lowest: p > {level:g}, the chance of a false alarm).",
+    )
+    figure = plot_laws({f"SGD, η = {rate:g}": values for rate, values in ends.items()}, reference)
+    study.figures["laws"] = figure.figure
+    section.figure(
+        figure.figure,
+        "Distribution of the loss over replicas at the last time, η/b fixed. Where SGD is described by the SDE its "
+        "curve lies on the SDE's; the distances are those of the sentence above.",
+        "Cumulative distribution of the final loss for SGD at each learning rate and for the SDE",
+    )
+    base, base_error = variances(sde)
+    rows, z = [], []
+    for rate in ends:
+        value, error = variances(runs["sgd"][rate])
+        ratio = value / base
+        spread = ratio * np.hypot(error / value, base_error / base)
+        z.append(np.abs(ratio - 1) / spread)
+        rows.append([rate, *(f"{r:.3f} ± {2 * s:.3f}" for r, s in zip(ratio, spread))])
+    if z and rates[0] in ends:
+        section.verdict(
+            bool(z[0].max() < SIGMAS),
+            f"At the lowest η the variances along the {len(base)} steepest directions of H are those of the SDE: the "
+            f"largest deviation is {z[0].max():.1f} standard errors (promised: below {SIGMAS:g}).",
+        )
+    section.table(
+        ["η", *(f"direction {k + 1}" for k in range(len(base)))],
+        rows,
+        "Variance over replicas of SGD over that of the SDE, along fixed directions, ± two standard errors. At "
+        "constant H and D it would be 1/(1 − ηh/2) in the long run.",
+    )
+
+
+def _reference_section(study: Study, start: xr.Dataset, runs: Mapping[str, Any], roads: xr.Dataset) -> None:
+    config = study.config
+    section = study.report.section("The reference itself")
+    rate = config["learning_rates"][0]
+    gap = compared(runs["coarse"][rate], runs["sde"][rate], start.attrs["loss"])
+    section.verdict(
+        judged(gap, config["tolerance"] / 2) != "differs",
+        f"The SDE's own step does not decide: Euler at h = {2 * rate / config['substeps']:g} less that at half of it: "
+        f"{_largest_of_all(gap)} (promised: not beyond {config['tolerance'] / 2:.1%} by {SIGMAS:g} standard errors).",
+    )
+    section.verdict(
+        float(roads["largest"]) < 1e-10,
+        f"torchsde on the same increments ends {float(roads['largest']):.1e} from the weighted-backward Euler after "
+        f"{_SHARED} steps in which weights move by {float(roads['moved']):.2g} (promised: 1e-10).",
+    )
+
+
+def check_rates(config: Mapping[str, Any]) -> None:
+    """Times and batches that come out whole."""
+    rates = config["learning_rates"]
+    if any(b <= a for a, b in itertools.pairwise(rates)):
+        raise ValueError(f"learning_rates must increase, got {rates}")
+    each = config["time"] / config["saves"]
+    for rate in rates:
+        if abs(each / rate - round(each / rate)) > 1e-9 or round(each / rate) < 1:
+            raise ValueError(
+                f"time {config['time']:g} in {config['saves']} parts is not a whole number of steps of η = {rate:g}: "
+                "change time or saves"
+            )
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    check_rates(config)
+    low = config["learning_rates"][0]
+    for rate in config["learning_rates"]:
+        batch = config["batch_size"] * rate / low
+        if abs(batch - round(batch)) > 1e-9 or round(batch) > config["samples"]:
+            raise ValueError(
+                f"η/b fixed gives b = {batch:g} at η = {rate:g}: it must be whole and at most {config['samples']}"
+            )
+    if config["fixed_batch_size"] > config["samples"]:
+        raise ValueError(f"fixed_batch_size {config['fixed_batch_size']} is more than {config['samples']} samples")
+    if config["substeps"] % 2:
+        raise ValueError(f"substeps must be even, the check halves it, got {config['substeps']}")
+
+
+EXPERIMENT = Experiment(
+    "SGD against its stochastic differential equation",
+    perform,
+    {
+        "learning_rates": Setting((0.05, 0.1, 0.2, 0.4, 0.8), "η, increasing", 1e-5, 10.0),
+        "batch_size": Setting(2, "b at the lowest η, in proportion to η above", 1, SAMPLES),
+        "fixed_batch_size": Setting(8, "b where it is the same for all", 1, SAMPLES),
+        "time": Setting(16.0, "η × steps of each run", 1e-3, 1e6),
+        "saves": Setting(5, "times at which the two are compared", 1, 100),
+        "replicas": Setting(768, "runs of each", 8, 100_000),
+        "substeps": Setting(4, "steps of the SDE in the lowest η, even", 2, 1000),
+        "samples": Setting(128, "N, images trained on", 8, SAMPLES),
+        "hidden": Setting(16, "hidden units of tiny-fc", 1, 256),
+        "weight_decay": Setting(2e-3, "λ", 0.0, 1.0),
+        "warm_up_time": Setting(40.0, "η × steps from the initialisation to the start of all runs", 0.0, 1e6),
+        "warm_up_rate": Setting(0.1, "η of the warm-up", 1e-5, 10.0),
+        "directions": Setting(4, "steepest directions of H at the start", 1, 50),
+        "tolerance": Setting(0.05, "gap, as a share, that counts as describing", 1e-3, 1.0),
+        "law_level": Setting(0.001, "of the test of the law", 1e-6, 0.1),
+        "seed": Setting(0, "of everything", 0, 2**31),
+    },
+    quick={"replicas": 192, "learning_rates": [0.1, 0.2, 0.4, 0.8], "batch_size": 4},
+    check=_check,
+)
