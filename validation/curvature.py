@@ -28,13 +28,11 @@ _PROBES = 99
 class Curvature(NetworkOperator):
     """Second-derivative matrix of the mean loss f = (1/N) Σ_k f_k over the weights of a network.
 
-    ==========  ==============================================================================================
-    "hessian"   H = ∇²f = (1/N) Σ_k ∇²f_k
-    "ggn"       G = (1/N) Σ_k J_kᵀ ℓ_k'' J_k, J_k the Jacobian of the output of sample k, ℓ_k'' the Hessian of
-                the loss by that output: H without the second derivatives of the network; ≥ 0 for convex losses
-    "fisher"    (1/N) Σ_k E_y[∇log p(y|x_k) ∇log p(y|x_k)ᵀ], y drawn from the *model*: equal to G for losses
-                −log p in natural parameters, and refused for others
-    ==========  ==============================================================================================
+    - "hessian": H = ∇²f = (1/N) Σ_k ∇²f_k.
+    - "ggn": G = (1/N) Σ_k J_kᵀ L_k J_k, J_k the Jacobian of the output of sample k, L_k the Hessian of its loss by that
+      output: H without the second derivatives of the network; ≥ 0 for convex losses.
+    - "fisher": (1/N) Σ_k E_y[∇log p(y|x_k) ∇log p(y|x_k)ᵀ], y drawn from the *model*: equal to G for losses −log p in
+      natural parameters, and refused for others.
 
     The so-called empirical Fisher, (1/N) Σ g_k g_kᵀ with the data's own targets, is neither: it is D + g gᵀ, see
     ``GradientNoise``.
