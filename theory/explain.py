@@ -68,5 +68,6 @@ def _mark(measurement: Measurement) -> str:
 def _table(rows: tuple[Measurement, ...]) -> list[str]:
     lines = ["| measured | value | predicted | granted for |", "|---|---|---|---|"]
     for m in rows:
-        lines.append(f"| {m.what} | {m.measured:.5g} | {m.prediction} | {m.reason} |")
+        cells = (m.what, f"{m.measured:.5g}", m.prediction, m.reason)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines

@@ -18,7 +18,7 @@ _FARTHEST = 1e4  # tolerances; what is further off stands there
 def plot_verdict(verdict: "Verdict") -> "Figure":
     """Distance of every number from its prediction, in units of its tolerance: what holds, and what must fail."""
     rows = [(m, True) for m in verdict.measurements] + [(m, False) for m in verdict.twins]
-    figure = new_figure(7.4, 0.9 + 0.42 * len(rows))
+    figure = new_figure(9.0, 0.9 + 0.42 * len(rows))
     ax = figure.subplots()
     ax.set_xscale("symlog", linthresh=1.0, linscale=1.0)
     ax.axvspan(-0.1, 1.0, color=MUTED, alpha=0.2, lw=0)
@@ -32,10 +32,10 @@ def plot_verdict(verdict: "Verdict") -> "Figure":
     ax.set_yticks(range(len(rows)), [_short(m.what) for m, _ in rows], color=INK)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-0.1, 2 * _FARTHEST)
-    ax.set_xlabel("distance from the prediction / tolerance (shaded: passes)")
+    ax.set_xlabel("distance from the prediction, in tolerances")
     ax.legend(loc="lower right")
     return figure
 
 
-def _short(text: str, most: int = 60) -> str:
+def _short(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sde_sgd.cli import _app
 from sde_sgd.theory import CLAIMS, TOPICS, Claim, Level, Measurement, check, estimated, exact, refined, sampled
-from sde_sgd.theory.explain import explained, method
+from sde_sgd.theory.explain import explained, method, page
 
 QUICK = ["batch_covariance"]
 
@@ -172,6 +172,12 @@ def test_the_command(tmp_path, monkeypatch):
     assert set(fields.split()) <= set(found[0]) and found[0] == json.loads(json.dumps(asdict(check(QUICK)[0])))
     told = run(str(good), "--explain")
     assert "runs/theory/own.svg" in told.output and (tmp_path / "runs/theory/own.svg").is_file()
+
+
+def test_a_page_keeps_bars_inside_their_cells():
+    claim = toy(check=lambda level: [exact("|w|²", 1.0, 1.0)])
+    text = page(claim, claim.verdict(), [])
+    assert "| \\|w\\|² | 1 |" in text
 
 
 def test_an_explanation(tmp_path):
