@@ -50,7 +50,7 @@ def test_replay_is_the_recursion_written_out():
 
 
 @pytest.mark.skipif(not hasattr(sde_sgd, "sgd"), reason="the core has no SGD kernel")
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.evidence), 4])
 def test_kernel_and_torch_agree_over_ten_thousand_steps(neuron, batch_size):
     start, steps, rate = [0.15, -0.35], 10_000, 0.1
     indices = sde_sgd.sample_indices(neuron.samples, batch_size=batch_size, steps=steps, replica=0, seed=3)
