@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-import sde_sgd as sde
-
 from ._memory import require_memory
+from ._recursion import Recursion
 from ._samples import in_words
 from ._training_mode import forget_running_statistics
 
@@ -64,42 +62,28 @@ def svag_test(
         6 * element * size, f"one replica of {size} weights with its gradients", "use a smaller model", device
     )
     together = max(1, min(replicas, _BYTES // (6 * element * size)))
-    count, root = len(inputs), float(np.sqrt(2 * order - 1))
-    pair = torch.tensor([(1 + root) / 2, (1 - root) / 2], dtype=inputs.dtype if inputs.is_floating_point() else None)
 
     def value(weights, x, y):
         return loss(functional_call(copied, constants | weights, (x,)), y)
 
-    def plain(weights, x, y):
-        return value(weights, x[0], y[0])
-
-    def doubled(weights, x, y):
-        return pair[0].to(device) * value(weights, x[0], y[0]) + pair[1].to(device) * value(weights, x[1], y[1])
-
-    kinds = {"sgd": (plain, 1, steps, learning_rate), "svag": (doubled, 2, order * steps, learning_rate / order)}
     losses, distances = [], []
-    total = sum(number for _, _, number, _ in kinds.values()) * -(-replicas // together)
+    total = (1 + order) * steps * -(-replicas // together)
     done = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for position, (one, batches, number, rate) in enumerate(kinds.values()):
-            ends, gone = [], []
-            slope = vmap(grad(one), randomness="different")
+        for position, number in enumerate((1, order)):  # l of SGD itself, and of SVAG
+            recursion = Recursion.checked(
+                len(inputs), batch_size, "with_replacement", 0.0, False, weight_decay, number, 2 * seed + position
+            )
+            slope = vmap(grad(_joined(value, recursion.halves)), randomness="different")
+            rate, ends, gone = learning_rate / number, [], []
             for first in range(0, replicas, together):
                 some = min(together, replicas - first)
                 weights = {n: p.expand(some, *p.shape).clone() for n, p in start.items()}
-                picks = _picks(
-                    count,
-                    batch_size,
-                    number,
-                    range(first, first + some),
-                    order if batches > 1 else 1,
-                    2 * seed + position,
-                )
                 copied.train()
                 with in_words("replicas of the model cannot be trained together by torch.func.vmap"):
-                    for step in range(number):
-                        chosen = picks[:, step].to(device).reshape(some, batches, batch_size)
+                    for chosen in _picks(recursion, number * steps, range(first, first + some)):
+                        chosen = chosen.to(device)
                         slopes = slope(weights, inputs[chosen], targets[chosen])
                         for name, w in weights.items():
                             w.sub_(rate * (slopes[name] + weight_decay * w))
@@ -113,7 +97,7 @@ def svag_test(
         first_loss, _ = _ends(copied, value, {n: p[None] for n, p in start.items()}, start, inputs, targets)
     return xr.Dataset(
         {"loss": (("kind", "replica"), losses), "distance": (("kind", "replica"), distances)},
-        coords={"kind": list(kinds), "replica": np.arange(replicas)},
+        coords={"kind": ["sgd", "svag"], "replica": np.arange(replicas)},
         attrs={
             "l": order, "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size,
             "weight_decay": weight_decay, "seed": seed, "start_loss": float(first_loss[0]),
@@ -145,11 +129,20 @@ def compared(found: xr.Dataset) -> dict[str, float]:
     return numbers
 
 
-def _picks(count: int, batch_size: int, steps: int, replicas: range, svag: int, seed: int) -> Tensor:
-    """(replicas, steps, …) sample numbers, each replica its own stream."""
-    options: dict[str, Any] = dict(batch_size=batch_size, steps=steps, seed=seed, svag=svag)
-    drawn = [sde.sample_indices(count, replica=replica, **options) for replica in replicas]
-    return torch.from_numpy(np.stack(drawn).astype(np.int64))
+def _joined(value: Callable, halves: tuple[float, ...]) -> Callable:
+    """The loss of one step from its batches."""
+
+    def joined(weights, x, y):
+        return sum(half * value(weights, x[i], y[i]) for i, half in enumerate(halves))
+
+    return joined
+
+
+def _picks(recursion: Recursion, steps: int, replicas: range) -> Iterator[Tensor]:
+    """(replicas, batches, b) sample numbers of each step, every replica its own stream, drawn some steps at a time."""
+    for first in range(0, steps, size := recursion.at_once(len(replicas))):
+        count = min(size, steps - first)
+        yield from torch.from_numpy(np.stack([recursion.picks(first, count, r) for r in replicas], axis=1))
 
 
 def _ends(
