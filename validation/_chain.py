@@ -28,12 +28,13 @@ class Layer:
         own = {f"{path}.{part}" if path else part: part for part in ("weight", "bias")}
         self.parts = {name: part for name, part in own.items() if name in losses.parameters}
         self.names = list(self.parts)
+        self.on_vectors = isinstance(module, nn.Linear)  # until it is seen on sequences
 
     @property
     def numbers(self) -> int:
         """Numbers kept for one sample while the layer's part of the Gram matrix is summed."""
-        if isinstance(self.module, nn.Linear):
-            return self.module.in_features + self.module.out_features
+        if self.on_vectors:
+            return self.module.in_features + self.module.out_features  # type: ignore[operator,return-value]
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
@@ -48,14 +49,16 @@ def plain_layers(losses: SampleLosses) -> list[Layer]:
     modules = losses.model.named_modules()
     layers = [Layer(path, module, losses) for path, module in modules if type(module) in _LAYERS]
     layers = [layer for layer in layers if layer.names and not _unusual(layer.module)]
-    calls = {layer.path: 0 for layer in layers}
+    calls: dict[str, list[int]] = {layer.path: [] for layer in layers}
     probe = slice(0, min(_PROBE, losses.count))
     with contextlib.ExitStack() as stack, torch.no_grad():
         for layer in layers:
-            hook = functools.partial(_count, calls, layer.path)
+            hook = functools.partial(_note, calls[layer.path])
             stack.callback(layer.module.register_forward_hook(hook).remove)
         losses.outputs(losses.parameters, probe)
-    layers = [layer for layer in layers if calls[layer.path] == 1]
+    layers = [layer for layer in layers if len(calls[layer.path]) == 1 and calls[layer.path][0] >= 2]
+    for layer in layers:
+        layer.on_vectors &= calls[layer.path] == [2]
     if not layers:
         return []
     trial = gram_parts(losses, layers, [probe], probe.stop)
@@ -78,8 +81,9 @@ def _unusual(module: nn.Module) -> bool:
     return bool(padded or hooks or hasattr(module, "parametrizations"))
 
 
-def _count(calls: dict[str, int], path: str, module: nn.Module, given: tuple, output: Tensor) -> None:
-    calls[path] += 1 if len(given) == 1 and torch.is_tensor(given[0]) and given[0].ndim >= 2 else 2
+def _note(calls: list[int], module: nn.Module, given: tuple, output: Tensor) -> None:
+    """The dimensions of what a layer is called with, 0 for anything but one tensor."""
+    calls.append(given[0].ndim if len(given) == 1 and torch.is_tensor(given[0]) else 0)
 
 
 def gram_parts(losses: SampleLosses, layers: list[Layer], chunks: list[slice], count: int) -> Iterator[Tensor]:
@@ -128,9 +132,9 @@ def _collect(losses: SampleLosses, layers: list[Layer], chunk: slice) -> list[tu
 def _rows(layer: Layer, given: Tensor, back: Tensor) -> tuple[Tensor, Tensor | None]:
     """Inputs and deltas of a Linear on vectors, or else the gradients themselves; float64."""
     module, given, back = layer.module, given.double(), back.double()
+    if layer.on_vectors:
+        return given, back
     if isinstance(module, nn.Linear):
-        if given.ndim == 2:
-            return given, back
         weight = torch.einsum("n...o,n...i->noi", back, given)
         bias = back.flatten(1, -2).sum(dim=1)
     else:

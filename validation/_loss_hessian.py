@@ -14,19 +14,26 @@ HessianOfLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def loss_hessian(loss: Callable, outputs: Tensor, targets: Tensor) -> HessianOfLoss | None:
     """(outputs, targets, directions) ↦ H_k u_k for each sample, or None where no closed form is known.
 
-    Cross-entropy on (n, C) outputs and class numbers: (diag p − p pᵀ)u, p the softmax, with or without label
-    smoothing. Mean squared error: 2u/C; summed: 2u.
+    Cross-entropy on (n, C) outputs and class numbers, none of them ignored: (diag p − p pᵀ)u, p the softmax, with or
+    without label smoothing. Mean squared error of outputs and targets of one shape: 2u/C; summed: 2u. A class derived
+    from one of these may compute something else.
     """
-    vectors = outputs.ndim == 2
-    if vectors and targets.ndim == 1 and not targets.is_floating_point():
-        plain = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None and loss.reduction != "none"
-        if loss is nn.functional.cross_entropy or plain:
+    if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+        plain = type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction != "none"
+        if (loss is nn.functional.cross_entropy or plain) and not _ignored(loss, targets):
             return _softmax
-    if loss is nn.functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):
+    if outputs.shape[1:] != targets.shape[1:]:  # broadcast: an output counts as often as it meets a target
+        return None
+    if loss is nn.functional.mse_loss or (type(loss) is nn.MSELoss and loss.reduction == "mean"):
         return lambda o, y, u: 2.0 * u / max(1, o[0].numel())
-    if isinstance(loss, nn.MSELoss):
+    if type(loss) is nn.MSELoss:
         return lambda o, y, u: 2.0 * u
     return None
+
+
+def _ignored(loss: Callable, targets: Tensor) -> bool:
+    """Whether a class number says that its sample does not count: a loss of 0 then, which is no −log p."""
+    return bool((targets == getattr(loss, "ignore_index", -100)).any())
 
 
 def _softmax(outputs: Tensor, targets: Tensor, directions: Tensor) -> Tensor:
@@ -50,16 +57,18 @@ def require_log_likelihood(loss: Callable, outputs: Tensor, targets: Tensor) -> 
     Only then is the Gauss–Newton matrix the Fisher information of the model. Cross-entropy without weights or
     smoothing; squared error, a Gaussian of fixed variance; binary cross-entropy with logits, where it is summed.
     """
-    whole = outputs.ndim == 2 and targets.ndim == 1  # one class a sample, not a mean over positions
+    # One class a sample, not a mean over positions.
+    whole = outputs.ndim == 2 and targets.ndim == 1 and not _ignored(loss, targets)
     if loss is nn.functional.cross_entropy:
         if whole:
             return
-    elif isinstance(loss, nn.CrossEntropyLoss):
+    elif type(loss) is nn.CrossEntropyLoss:
         if whole and loss.weight is None and loss.label_smoothing == 0:
             return
-    elif loss is nn.functional.mse_loss or isinstance(loss, nn.MSELoss):
-        return
-    elif isinstance(loss, nn.BCEWithLogitsLoss):
+    elif loss is nn.functional.mse_loss or type(loss) is nn.MSELoss:
+        if outputs.shape[1:] == targets.shape[1:]:
+            return
+    elif type(loss) is nn.BCEWithLogitsLoss:
         summed = loss.reduction == "sum" or outputs[0].numel() == 1
         if summed and loss.weight is None and loss.pos_weight is None:
             return

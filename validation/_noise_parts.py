@@ -10,6 +10,7 @@ import xarray as xr
 
 from sde_sgd import _checks
 
+from . import _probes
 from ._operator import Estimate, NetworkOperator
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def classes(noise: GradientNoise) -> xr.Dataset:
     )
 
 
-def frobenius_cosine(one: NetworkOperator, other, probes: int | None, seed: int, from_probes) -> Estimate:
+def frobenius_cosine(one: NetworkOperator, other, probes: int | None, seed: int) -> Estimate:
     """tr(AB)/(‖A‖‖B‖), dense where both are small."""
     _checks.instance("other", other, NetworkOperator, "such as Curvature(model, loss, dataset)")
     if one.parameters != other.parameters:
@@ -102,9 +103,9 @@ def frobenius_cosine(one: NetworkOperator, other, probes: int | None, seed: int,
         a, b = one.matrix(), other.matrix()
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
         if norms == 0.0:
-            raise ValueError("a matrix that is 0 has no direction: its cosine is not defined")
+            raise ValueError(_probes.ZERO)
         return Estimate(float((a * b).sum()) / norms)
     number = _checks.whole("probes", _PROBES if probes is None else probes, 2)
     first = lambda z: one._product(z.to(one.dtype))  # noqa: E731
     second = lambda z: other._product(z.to(other.device, other.dtype)).to(one.device)  # noqa: E731
-    return from_probes(first, second, one.parameters, number, seed, one.device)
+    return _probes.cosine(first, second, one.parameters, number, seed, one.device)

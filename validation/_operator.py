@@ -15,8 +15,6 @@ from sde_sgd import _checks
 from ._lanczos import largest_pairs
 from ._memory import require_memory
 
-_DENSE = 256  # up to this size the whole matrix costs less than an iteration
-
 
 class Estimate(float):
     """A number with what is known of its error: ``.error`` (one standard error, 0 where exact) and ``.probes``."""
@@ -111,6 +109,9 @@ class NetworkOperator:
     ) -> NDArray[np.float64]:
         """(k, d) unit eigenvectors of the k largest eigenvalues, one a row, those of :meth:`eigenpairs`."""
         return self.eigenpairs(k, method=method, tolerance=tolerance, seed=seed)["vectors"].values
+
+    def _require_vectors(self, k: int) -> None:
+        self._require(4 * 8 * k * self.parameters, f"{k} eigenvectors of {self.parameters} weights", "ask for fewer")
 
     def _top(self, k: int) -> int:
         return _checks.whole("k", k, 1, self.parameters, f"the matrix has {self.parameters} rows")

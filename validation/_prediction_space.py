@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from .curvature import Curvature
 from .gradient_noise import GradientNoise
 
 Array = NDArray[np.float64]
+_DEPENDENT = 1e-6  # of unit rows: their smallest singular value that counts as a direction of its own
+_ROUNDING = 1e-13  # of the largest eigenvalue of D: below it an eigenvalue is 0
 _FLAT = 1e-9  # of the largest curvature: below it a direction has no steady state worth the name
 
 
@@ -43,18 +46,47 @@ def leading_space(curvature: Curvature, noise: GradientNoise, top: int, directio
     size = curvature.parameters
     rows = [
         curvature.eigenvectors(min(top, size), seed=seed),
-        noise.eigenvectors(min(top, size, noise.samples - 1), seed=seed),  # D has no more
+        leading_pairs(noise, top, seed)["vectors"].values,
     ]
     if directions is not None:
         rows.append(directions)
-    _, sizes, span = np.linalg.svd(np.concatenate(rows), full_matrices=False)
-    span = span[sizes > 1e-8 * sizes[0]]
-    bent, noisy = (_products(matrix.matvec, span) for matrix in (curvature, noise))
-    inner = span @ bent.T
-    values, turn = np.linalg.eigh((inner + inner.T) / 2)
-    leak = bent - (bent @ span.T) @ span
+    span, inner, noisy, coupling = joint_span(curvature, noise, np.concatenate(rows))
+    values, turn = np.linalg.eigh(inner)
+    return _stable(values + decay, turn.T @ span, turn.T @ noisy @ turn, float(noise.trace()), coupling)
+
+
+def joint_span(curvature: Curvature, noise: GradientNoise, rows: Array) -> tuple[Array, Array, Array, float]:
+    """(basis, H, D, coupling): orthonormal rows (m, d) that span `rows`, B H Bᵀ and B D Bᵀ, by m products each.
+
+    ``coupling`` is |(1 − P) H P|/|H P| in the Frobenius norm, P = BᵀB. Rows count by their directions, not by their
+    lengths; what is then below 1e-6 of the largest singular value is left out.
+    """
+    _, sizes, basis = np.linalg.svd(rows / np.linalg.norm(rows, axis=1, keepdims=True), full_matrices=False)
+    basis = basis[sizes > _DEPENDENT * sizes[0]]
+    bent, noisy = (_products(matrix.matvec, basis) for matrix in (curvature, noise))
+    inner, scatter = bent @ basis.T, noisy @ basis.T
+    leak = bent - inner @ basis
     coupling = float(np.linalg.norm(leak) / max(float(np.linalg.norm(bent)), np.finfo(float).tiny))
-    return _stable(values + decay, turn.T @ span, turn.T @ (span @ noisy.T) @ turn, float(noise.trace()), coupling)
+    return basis, (inner + inner.T) / 2, (scatter + scatter.T) / 2, coupling
+
+
+def leading_pairs(noise: GradientNoise, k: int, seed: int = 0) -> xr.Dataset:
+    """The k leading eigenpairs of D, or as many as are above rounding; ValueError where none is."""
+    k = min(k, noise.parameters, noise.samples - 1)  # D has no more
+    try:
+        pairs = noise.eigenpairs(k, seed=seed)
+    except ValueError:  # from the Gram side what is 0 has no vector
+        values = noise.spectrum(k, seed=seed)
+        above = int((values > _ROUNDING * values[0]).sum())
+        if 0 < above < k:
+            return noise.eigenpairs(above, seed=seed)
+        if above:  # it was another fault
+            raise
+        pairs = None
+    above = 0 if pairs is None else int((pairs["eigenvalues"] > _ROUNDING * pairs["eigenvalues"][0]).sum())
+    if pairs is None or not above:
+        raise ValueError("D is 0: all samples have the same gradient, and SGD has no noise")
+    return pairs.isel(index=slice(above))
 
 
 def _products(matvec: Callable, rows: Array) -> Array:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ._lanczos import seeded
 from ._operator import Estimate
 
+ZERO = "a matrix that is 0 has no direction: its cosine is not defined"
+
 
 def signs(size: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """(size,) independent ±1, drawn on the processor so that a seed means one vector everywhere."""
@@ -64,6 +66,8 @@ def cosine(
     each = np.asarray(sums)
     ratio = lambda total: total[..., 0] / np.sqrt(total[..., 1] * total[..., 2])  # noqa: E731
     total = each.sum(axis=0)
+    if not total[1:].all():
+        raise ValueError(ZERO)
     without = ratio(total - each)
     value = probes * ratio(total) - (probes - 1) * without.mean()
     return Estimate(value, np.sqrt((probes - 1) * without.var()), probes)

@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """LeCun's format: 0, 0, the type (8: bytes), the number of dimensions, their sizes (big-endian), the data."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as fault:
+    except (OSError, EOFError, zlib.error) as fault:
         raise ValueError(f"{path} cannot be read: {fault}") from None
     head = 4 + 4 * dimensions
     if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):

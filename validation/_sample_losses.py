@@ -73,6 +73,7 @@ class SampleLosses:
         else:
             first, alone = _training_mode.check_model(model, self.inputs), None
         _samples.check_loss(model, loss, self.inputs, self.targets)
+        self._check_depends()
         self._bytes = _forward_bytes(model, self.inputs)
         if statistics == "full":
             needed = 3 * self._bytes * len(self.inputs)
@@ -81,6 +82,14 @@ class SampleLosses:
         next(self.gradients(trainable, 2))
         if alone is not None:
             _samples.check_apart(first, alone)
+
+    def _check_depends(self) -> None:
+        with torch.enable_grad():
+            if not self.outputs(self.leaves, slice(0, _PROBE)).requires_grad:
+                raise ValueError(
+                    "the outputs of the model do not depend on its trainable parameters: it detaches them, computes "
+                    "under torch.no_grad(), or uses other weights than those with requires_grad=True"
+                )
 
     @property
     def count(self) -> int:
@@ -207,6 +216,8 @@ class SampleLosses:
 
     def _backward_tangent(self, function: Callable[[Parameters], Tensor], direction: Parameters) -> Tensor:
         values = function(self.leaves)
+        if not values.requires_grad:
+            return torch.zeros_like(values)
         weights = torch.zeros_like(values, requires_grad=True)  # Jᵀu is linear in u, and its derivative along v is J v
         pulled = torch.autograd.grad(values, list(self.leaves.values()), weights, create_graph=True, allow_unused=True)
         pairs = [(p, v) for p, v in zip(pulled, direction.values()) if p is not None and p.requires_grad]
@@ -219,6 +230,8 @@ class SampleLosses:
         leaves, kept = list(self.leaves.values()), self._graphs
         for index, chunk in enumerate(self.chunks()):
             losses = self.losses(self.leaves, chunk) if kept is None else kept[index]
+            if not losses.requires_grad:  # of a part of the weights, which no output depends on
+                continue
             grads = torch.autograd.grad(
                 losses, leaves, weights[chunk].to(losses), retain_graph=kept is not None, allow_unused=True
             )
@@ -250,12 +263,12 @@ class SampleLosses:
         leaves = [self.leaves[name] for name in names]
         kept = self._graphs
         losses = self.losses(self.leaves, slice(0, self.count)) if kept is None else kept[0]
-        found = [
-            torch.autograd.grad(losses[k], leaves, retain_graph=True, allow_unused=True)
-            for k in range(chunk.start, chunk.stop)
-        ]
+        found: list[tuple[Tensor | None, ...]] = [(None,) * len(leaves)] * (chunk.stop - chunk.start)
+        if losses.requires_grad:
+            ks = range(chunk.start, chunk.stop)
+            found = [torch.autograd.grad(losses[k], leaves, retain_graph=True, allow_unused=True) for k in ks]
         return {
-            name: torch.stack([torch.zeros_like(leaf) if row[i] is None else row[i] for row in found])
+            name: torch.stack([torch.zeros_like(leaf) if part is None else part for part in (row[i] for row in found)])
             for i, (name, leaf) in enumerate(zip(names, leaves))
         }
 

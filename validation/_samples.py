@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-
-Parameters = dict[str, Tensor]
 
 _PROBE = 8  # samples a model is tried on
 _CLASSES = 64  # classes a criterion is tried on
@@ -69,16 +66,6 @@ def in_words(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason}") from fault
 
 
-def one_sample_loss(model: nn.Module, loss: Callable, buffers: Parameters) -> Callable:
-    """f_k(parameters, input, target): the criterion on a batch of one, as a scalar."""
-
-    def sample_loss(parameters: Parameters, sample: Tensor, target: Tensor) -> Tensor:
-        output = functional_call(model, (parameters, buffers), (sample[None],))
-        return one_number(loss(output, target[None])).reshape(())
-
-    return sample_loss
-
-
 def one_number(value) -> Tensor:
     """What a criterion gives on a batch of one, if it is a tensor with one number."""
     if not torch.is_tensor(value) or value.numel() != 1:
@@ -99,11 +86,7 @@ def check_model(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     with quietly(inputs.device):
         with in_words(f"the model fails on inputs of shape {tuple(inputs.shape)} and type {inputs.dtype}"):
             first, again = model(inputs), model(inputs)
-        if not torch.is_tensor(first) or first.ndim == 0 or len(first) != len(inputs):
-            got = f"shape {tuple(first.shape)}" if torch.is_tensor(first) else type(first).__name__
-            raise ValueError(f"the model gives {got} for {len(inputs)} samples: it must give a tensor of a row each")
-        if not (first.is_floating_point() or first.is_complex()):
-            raise ValueError(f"the model gives {first.dtype}, which has no gradient: it must give floating numbers")
+        require_rows(first, len(inputs))
         require_finite(first.reshape(len(first), -1), "model output")
         if not torch.equal(first, again):
             raise ValueError(
@@ -117,6 +100,15 @@ def check_model(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         except ValueError as fault:  # batch norm without running statistics says so itself
             raise ValueError(f"the model cannot evaluate a batch of one ({fault}). {_REMEDY}") from None
     return first, alone
+
+
+def require_rows(outputs, count: int) -> None:
+    """Raise ValueError unless a model gives a tensor of floating numbers, a row for each of ``count`` samples."""
+    if not torch.is_tensor(outputs) or outputs.ndim == 0 or len(outputs) != count:
+        got = f"shape {tuple(outputs.shape)}" if torch.is_tensor(outputs) else type(outputs).__name__
+        raise ValueError(f"the model gives {got} for {count} samples: it must give a tensor of a row each")
+    if not (outputs.is_floating_point() or outputs.is_complex()):
+        raise ValueError(f"the model gives {outputs.dtype}, which has no gradient: it must give floating numbers")
 
 
 def check_apart(first: Tensor, alone: Tensor) -> None:
@@ -141,7 +133,10 @@ def check_loss(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor
         k = int(bad.nonzero()[0, 0])
         raise ValueError(f"the loss of sample {rows[k]} is {float(alone[k])}: remove the sample or change the loss")
     if not torch.equal(together, again):
-        raise ValueError("two evaluations of the loss on the same outputs differ: a random criterion has no gradient")
+        raise ValueError(
+            "two evaluations of the loss on the same outputs differ: a random criterion, or one that averages over its "
+            "earlier calls, has no gradient of a sample"
+        )
     allowed = [alone] if together.numel() == count else [alone.mean(), alone.sum()]
     tolerance = float(torch.finfo(outputs.dtype).eps ** 0.75 * alone.abs().sum())
     values = together.reshape(allowed[0].shape) if together.numel() in (1, count) else None
@@ -150,17 +145,20 @@ def check_loss(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor
         raise ValueError(
             f"the loss of {count} samples together is {got}, while the mean of their losses one by one is "
             f"{float(alone.mean()):.6g}: gradients of single samples miss what the criterion does across a batch, "
-            "such as dividing by the sum of class weights. Give a criterion that is a mean, a sum or one number "
-            'a sample, e.g. CrossEntropyLoss(weight=w, reduction="sum")'
+            "such as dividing by the sum of class weights or by how many positions are not ignored. Give a criterion "
+            'that is a mean, a sum or one number a sample, e.g. CrossEntropyLoss(weight=w, reduction="sum")'
         )
 
 
 def telling_rows(targets: Tensor) -> list[int]:
-    """A few samples on which a criterion shows what it does: one of each class, or the first and unlike ones."""
-    if targets.ndim == 1 and not targets.is_floating_point():
-        _, rows = np.unique(targets.cpu().numpy(), return_index=True)
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CLASSES)).astype(int)]
-        return sorted({0, 1} | {int(row) for row in rows})
+    """A few samples on which a criterion shows what it does: one of each class, or the first and unlike ones.
+
+    Of sequences of classes the first that holds each class, so that one that is ignored (padding) is met.
+    """
+    if not targets.is_floating_point() and targets.numel():
+        _, places = np.unique(targets.cpu().numpy(), return_index=True)
+        places = places[np.linspace(0, len(places) - 1, min(len(places), _CLASSES)).astype(int)]
+        return sorted({0, 1} | {int(place) // targets[0].numel() for place in places})
     unlike = (targets != targets[0]).flatten(1).any(dim=1) if targets.ndim > 1 else targets != targets[0]
     return sorted({*range(min(len(targets), _PROBE)), int(unlike.int().argmax())})
 

@@ -40,12 +40,17 @@ def draw_batches(
 def forget_running_statistics(model: nn.Module) -> None:
     """Make normalisation layers of a copy use, and only use, the statistics of the batch they see.
 
-    In training mode their outputs are the same as before; what goes is the record of running averages.
+    In training mode their outputs are the same as before; what goes is the record of running averages. A layer that
+    the model keeps in eval mode when it is told to train (frozen batch norm) stays as it is.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    found = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
+    for module, training in modes:
+        module.training = training
+    for module in found:
+        module.track_running_stats = False
+        module.running_mean = module.running_var = module.num_batches_tracked = None
 
 
 def check_draws_nothing(model: nn.Module, inputs: Tensor) -> None:
@@ -85,9 +90,7 @@ def check_model(model: nn.Module, inputs: Tensor) -> Tensor:
     what = f"the model fails in training mode on inputs of shape {tuple(probe.shape)}"
     with _samples.quietly(inputs.device), _samples.in_words(what):
         first, again = model(probe), model(probe)
-    if not torch.is_tensor(first) or first.ndim == 0 or len(first) != len(probe):
-        got = f"shape {tuple(first.shape)}" if torch.is_tensor(first) else type(first).__name__
-        raise ValueError(f"the model gives {got} for {len(probe)} samples: it must give a tensor of a row each")
+    _samples.require_rows(first, len(probe))
     _samples.require_finite(first.reshape(len(first), -1), "model output in training mode")
     changed = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
     if changed or not torch.equal(first, again):

@@ -218,6 +218,7 @@ class Curvature(NetworkOperator):
             k beyond d, or a ``tolerance`` below 100 times the rounding.
         """
         k = self._top(k)
+        self._require_vectors(k)
         road = self._road(k, method)
         if road == "lanczos":
             found = self._pairs_lanczos(k, tolerance, seed)

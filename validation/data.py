@@ -92,13 +92,14 @@ def load(
         size = None
     if name in IMAGES and size is not None:
         split = split._replace(inputs=_pooled(split.inputs, size), test_inputs=_pooled(split.test_inputs, size))
+    labels = split.targets
     if samples is not None:
         samples = _checks.whole("samples", samples, 1, len(split.inputs), "that many are there to train on")
         split = split._replace(inputs=split.inputs[:samples], targets=split.targets[:samples])
     if name not in ("digits", "mnist", "teacher-student"):
         split = _standardised(split, targets=name == "diabetes")
     if label_noise:
-        split = split._replace(targets=_relabelled(split.targets, label_noise, seed))
+        split = split._replace(targets=_relabelled(split.targets, int(labels.max()) + 1, label_noise, seed))
     return Split(*(part.to(dtype) if part.is_floating_point() else part for part in split))
 
 
@@ -234,10 +235,9 @@ def _standardised(split: Split, targets: bool) -> Split:
     return Split(inputs, wanted[0], test_inputs, wanted[1])
 
 
-def _relabelled(targets: Tensor, share: float, seed: int) -> Tensor:
+def _relabelled(targets: Tensor, classes: int, share: float, seed: int) -> Tensor:
     """`share` of the labels replaced by another, each with the same probability."""
     share = from_zero("label_noise", share, below=1.0 + 1e-15)
-    classes = int(targets.max()) + 1
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**64)  # not the stream of the split
     rows = torch.randperm(len(targets), generator=generator)[: round(share * len(targets))]
     turn = torch.randint(1, classes, (len(rows),), generator=generator)

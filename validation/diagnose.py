@@ -1,8 +1,8 @@
-"""What the theory says of SGD on a network, and whether its SDE describes the run: the numbers of `sde-sgd "
-"diagnose`."""
+"""What the theory says of SGD on a network, and whether its SDE describes the run: the numbers of `diagnose`."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -15,13 +15,15 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 import sde_sgd as sde
 from sde_sgd import _checks
 from sde_sgd._console import Console
 
 from ._numbers import LARGEST_SEED, from_zero
-from ._samples import check_loss, check_model, in_words
+from ._prediction_space import joint_span, leading_pairs
+from ._samples import check_loss, check_model, in_words, quietly
 from ._svag import compared, svag_test
 from ._training_mode import check_draws_nothing
 from .curvature import Curvature
@@ -30,6 +32,7 @@ from .gradient_noise import GradientNoise
 from .networks import check_maps, resolve
 from .training import train_sgd
 
+Array = NDArray[np.float64]
 SAMPLINGS = ("with_replacement", "without_replacement", "reshuffling")
 LOSSES = ("auto", "cross-entropy", "mse")
 _FLAT = 1e-6  # curvature over the largest, from which on a direction has a stationary variance worth a prediction
@@ -90,7 +93,7 @@ class Subject:
         digest = hashlib.blake2b(repr(self.model).encode(), digest_size=8)
         for name, value in self.model.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -113,6 +116,8 @@ def subject_of(question: Question) -> Subject:
     if len(kinds) != 1:
         words = "no trainable weights" if not kinds else f"weights of several types, {sorted(map(str, kinds))}"
         raise ValueError(f"{question.name} makes a model with {words}; give trainable weights of one float type")
+    if not kinds <= {torch.float32, torch.float64}:
+        raise ValueError(f"{question.name} makes a model of {kinds.pop()}: D and H need model.float() or .double()")
     data = Split(*(part.to(next(iter(kinds))) if part.is_floating_point() else part for part in data))
     name = question.loss if question.loss != "auto" else ("cross-entropy" if labels else "mse")
     if (name == "cross-entropy") != labels:
@@ -120,13 +125,31 @@ def subject_of(question: Question) -> Subject:
         raise ValueError(f"the loss {name} does not fit {question.data}, whose targets are {kind}: take loss=auto")
     loss = nn.CrossEntropyLoss() if labels else nn.MSELoss()
     with in_words(f"the model cannot be moved to device={question.device!r}"):
-        model.to(question.device).eval()
-        data = Split(*(part.to(question.device) for part in data))
+        device = next(model.parameters()).device if question.device is None else torch.device(question.device)
+        model.to(device).eval()
+        data = Split(*(part.to(device) for part in data))
     check_draws_nothing(model, data.inputs)
     check_maps(model, data.inputs, outputs)
     check_model(model, data.inputs)
     check_loss(model, loss, data.inputs, data.targets)
+    if question.epochs or question.svag_steps:
+        _check_smallest_batch(question, model, data.inputs)
     return Subject(model, loss, data, name)
+
+
+def _check_smallest_batch(question: Question, model: nn.Module, inputs: torch.Tensor) -> None:
+    """ValueError where a batch of one would be met whose statistics batch norm cannot take."""
+    count, b = len(inputs), question.batch_size
+    if (count % b or b if question.sampling == "reshuffling" else b) > 1:
+        return
+    try:
+        with quietly(inputs.device):
+            copy.deepcopy(model).train()(inputs[:1])
+    except (ValueError, RuntimeError) as fault:
+        raise ValueError(
+            f"batch_size={b} makes batches of 1 of the {count} samples, on which the model cannot be trained ({fault})"
+            ": take another batch size, or sampling=without_replacement with more than 1"
+        ) from None
 
 
 def _state(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -141,9 +164,13 @@ def _state(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
         ) from None
     expected = model.state_dict()
     if not isinstance(state, dict) or set(state) != set(expected):
-        got = sorted(set(state) ^ set(expected))[:4] if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{path} holds the weights of another model: they differ in {got}")
+        if not isinstance(state, dict):
+            raise ValueError(f"{path} holds a {type(state).__name__} and no state dict; save model.state_dict()")
+        differing = sorted(map(str, set(state) ^ set(expected)))[:4]
+        raise ValueError(f"{path} holds the weights of another model: they differ in {', '.join(differing)}")
     for name, value in expected.items():
+        if not torch.is_tensor(state[name]):
+            raise ValueError(f"{path}: {name!r} is a {type(state[name]).__name__} and no tensor")
         if tuple(state[name].shape) != tuple(value.shape):
             raise ValueError(f"{path}: {name!r} has shape {tuple(state[name].shape)}, the model's {tuple(value.shape)}")
     return state
@@ -188,73 +215,70 @@ def restore(subject: Subject, kept: xr.Dataset) -> None:
 def noise_and_curvature(question: Question, subject: Subject, progress=lambda done, total: None) -> xr.Dataset:
     r"""D and H at the model's weights, and what they predict of SGD there.
 
-    Numbers: ``temperature`` T = η/(2b(1−μ)), ``trace`` tr D, ``gradient`` |∇f|, ``noise_to_signal``
-    √(tr D/b)/|∇f|, ``sharpness`` η(λ_max + λ) against its ``limit`` 2(1+μ), ``commutator`` |HD − DH|/|HD| in the joint
-    space of the leading eigenvectors of both (orthonormal ``basis``), whose share of tr D is ``inside``;
-    ``diffusion_eigenvalues``, ``hessian_eigenvalues``. In the steep part of that space (curvature above 1e-6 of the
-    largest): ``curvature``, ``variance`` of the exact recursion `DiscreteSGD`, and ``current``, TQ over T|D|, Frobenius
-    norms; empty where there is no steady state.
+    Numbers, C being the covariance of the batch gradient, D/b or, without replacement and within an epoch,
+    D (N−b)/(b(N−1)): ``temperature`` T = η/(2b(1−μ)), without replacement times (N−b)/(N−1); ``trace`` tr D,
+    ``gradient`` |∇f|, ``noise_to_signal`` √(tr C)/|∇f|, ``sharpness`` η(λ_max + λ) against its ``limit`` 2(1+μ),
+    ``commutator`` |HD − DH|/|HD| in the joint space of the leading eigenvectors of both, whose share of tr D is
+    ``inside`` and out of which H leads by ``coupling``, |(1−P)HP|/|HP|; ``diffusion_eigenvalues``,
+    ``hessian_eigenvalues``. H + λ in that space has ``negative`` curvatures, and a steep part (above 1e-6 of the
+    largest): there ``curvature`` and ``variance`` of the exact recursion `DiscreteSGD` for the question's sampling,
+    ``current`` |TQ|/(T|D|) in Frobenius norms, Q of these steps, and ``away``, the root mean square of (w − w*)/σ along
+    its directions, w* the minimum of the quadratic and σ² the variance: 1 in the steady state. The last four are
+    empty or NaN where there is no steady state.
     """
     pair = subject.data[:2]
     noise = GradientNoise(subject.model, subject.loss, pair)
     hessian = Curvature(subject.model, subject.loss, pair)
-    k = min(question.top, noise.parameters, noise.samples - 1)
-    d_pairs = _leading(noise, k)
+    d_pairs = leading_pairs(noise, question.top)
     progress(1, 3)
-    h_pairs = hessian.eigenpairs(min(k, hessian.parameters))
+    h_pairs = hessian.eigenpairs(min(question.top, hessian.parameters))
     progress(2, 3)
-    basis = joint(np.concatenate([h_pairs["vectors"].values, d_pairs["vectors"].values]))
-    h, d = (np.stack([operator.matvec(v) for v in basis]).astype(float) @ basis.T for operator in (hessian, noise))
-    h, d = (h + h.T) / 2, (d + d.T) / 2
-    trace, gradient = float(noise.trace()), float(noise.mean_gradient().norm())
+    rows = np.concatenate([h_pairs["vectors"].values, d_pairs["vectors"].values])
+    basis, h, d, coupling = joint_span(hessian, noise, rows)
+    mean = noise.mean_gradient().cpu().numpy()
+    trace, gradient = float(noise.trace()), float(np.linalg.norm(mean))
     both = np.linalg.norm(h @ d)
     top = float(h_pairs["eigenvalues"][0])
-    eta, mu, b = question.learning_rate, question.momentum, question.batch_size
+    eta, mu, b, decay = question.learning_rate, question.momentum, question.batch_size, question.weight_decay
+    finite = (noise.samples - b) / (noise.samples - 1)  # what drawing without replacement leaves
+    step_noise = trace / b * (1.0 if question.sampling == "with_replacement" else finite)
+    bent = h + decay * np.eye(len(h))
     numbers = {
-        "temperature": eta / (2 * b * (1 - mu)),
+        "temperature": eta / (2 * b * (1 - mu)) * (finite if question.sampling == "without_replacement" else 1.0),
         "trace": trace,
         "gradient": gradient,
-        "noise_to_signal": float(np.sqrt(trace / b) / gradient) if gradient > 0 else np.inf,
-        "sharpness": eta * (top + question.weight_decay),
+        "noise_to_signal": float(np.sqrt(step_noise) / gradient) if gradient > 0 else np.inf,
+        "sharpness": eta * (top + decay),
         "limit": 2 * (1 + mu),
         "commutator": float(np.linalg.norm(h @ d - d @ h) / both) if both > 0 else 0.0,
         "inside": float(np.trace(d)) / trace if trace > 0 else 1.0,
-        "negative": int((np.linalg.eigvalsh(h) < -_FLAT * abs(top)).sum()),
+        "coupling": coupling,
+        "negative": int((np.linalg.eigvalsh(bent) < -_FLAT * abs(top)).sum()),
     }
     progress(3, 3)
-    prediction = _predicted(question, h, d)
+    weights = parameters_to_vector([p for p in subject.model.parameters() if p.requires_grad]).detach()
+    pull = basis @ (mean + decay * weights.double().cpu().numpy())
+    prediction = _predicted(question, noise.samples, bent, d, pull, numbers["temperature"])
+    why = prediction.pop("why")
     arrays = {
         "diffusion_eigenvalues": ("index", d_pairs["eigenvalues"].values),
         "hessian_eigenvalues": ("index_2", h_pairs["eigenvalues"].values),
-        "curvature": ("direction", prediction["curvature"]),
-        "variance": ("direction", prediction["variance"]),
-        "current": float(prediction["current"]),
+        "curvature": ("direction", prediction.pop("curvature")),
+        "variance": ("direction", prediction.pop("variance")),
     }
-    attrs = {"parameters": noise.parameters, "samples": noise.samples, "no_steady_state": prediction["why"]}
+    attrs = {"parameters": noise.parameters, "samples": noise.samples, "no_steady_state": why}
+    attrs["batch_norm"] = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in subject.model.modules())
     attrs |= {"statistics": noise.statistics, "gradient_dtype": str(noise.dtype).removeprefix("torch.")}
-    return xr.Dataset(numbers | arrays, attrs=attrs)
+    return xr.Dataset(numbers | prediction | arrays, attrs=attrs)
 
 
-def _leading(noise: GradientNoise, k: int) -> xr.Dataset:
-    """As many of the k leading eigenpairs of D as are above rounding."""
-    values = noise.spectrum(k)
-    rank = int((values > 1e-13 * values[0]).sum())
-    if not rank:
-        raise ValueError("D is 0: all samples have the same gradient, and SGD has no noise to diagnose")
-    return noise.eigenpairs(rank)
-
-
-def joint(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An orthonormal basis, as rows, of what the rows span; directions below 1e-6 of the largest are left out."""
-    _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
-    return basis[sizes > 1e-6 * sizes[0]]
-
-
-def _predicted(question: Question, h: NDArray[np.float64], d: NDArray[np.float64]) -> dict[str, Any]:
-    """Variances and current of the exact recursion along the steep eigenvectors of H in the joint space."""
-    values, vectors = np.linalg.eigh(h)
+def _predicted(
+    question: Question, samples: int, bent: Array, d: Array, pull: Array, temperature: float
+) -> dict[str, Any]:
+    """Variances and current of the exact recursion along the steep eigenvectors of H + λ in the joint space."""
+    values, vectors = np.linalg.eigh(bent)
     steep = values > _FLAT * max(values.max(), 0.0)
-    nothing = {"curvature": np.empty(0), "variance": np.empty(0), "current": np.nan}
+    nothing = {"curvature": np.empty(0), "variance": np.empty(0), "current": np.nan, "away": np.nan}
     if values.max() <= 0:
         return {**nothing, "why": "no direction of the joint space has positive curvature"}
     values, vectors = values[steep][::-1], vectors[:, steep][:, ::-1]
@@ -266,27 +290,35 @@ def _predicted(question: Question, h: NDArray[np.float64], d: NDArray[np.float64
             noise,
             question.learning_rate,
             question.batch_size,
+            samples=samples,
             momentum=question.momentum,
-            weight_decay=question.weight_decay,
+            sampling=question.sampling,
         )
         variance, turning = exact.covariance.diagonal(), exact.irreversibility
-    except ValueError as fault:  # beyond the limit of stability: told in its words
+    except ValueError as fault:  # beyond the limit of stability, or without noise: told in its words
         return {**nothing, "why": str(fault)}
-    scale = exact.temperature * np.linalg.norm(noise)
+    shift = (vectors.T @ pull / values) ** 2
+    reached = variance > 1e-12 * variance.max()  # the noise gets there
     return {
-        "curvature": values, "variance": variance, "current": float(np.linalg.norm(turning) / scale), "why": "",
-    }  # fmt: skip
+        "curvature": values,
+        "variance": variance,
+        "current": float(np.linalg.norm(turning) / (temperature * np.linalg.norm(noise))),
+        "away": float(np.sqrt((shift[reached] / variance[reached]).mean())) if reached.any() else np.nan,
+        "why": "",
+    }
 
 
 def against_svag(question: Question, subject: Subject, progress=lambda done, total: None) -> xr.Dataset:
-    """`svag_test` at the learning rate η/(1−μ), which stands for momentum where that matters little."""
+    """`svag_test` of the question's run, and what `compared` says of it where all of its runs stayed finite."""
     found = svag_test(
         subject.model,
         subject.loss,
         subject.data.inputs,
         subject.data.targets,
-        learning_rate=question.learning_rate / (1 - question.momentum),
+        learning_rate=question.learning_rate,
         batch_size=question.batch_size,
+        sampling=question.sampling,
+        momentum=question.momentum,
         weight_decay=question.weight_decay,
         order=question.svag,
         steps=question.svag_steps,
@@ -294,9 +326,9 @@ def against_svag(question: Question, subject: Subject, progress=lambda done, tot
         seed=question.seed,
         progress=progress,
     )
-    if not np.isfinite(found["loss"].values).all():
-        return found.assign_attrs(diverged=1)
-    return found.assign(compared(found)).assign_attrs(diverged=0)
+    gone = (~np.isfinite(found["loss"].values)).sum(axis=1)
+    found = found.assign(diverged=("kind", gone))
+    return found if gone.any() else found.assign(compared(found))
 
 
 def run_diagnosis(question: Question, console: Console, *, root, fresh: bool, as_json: bool) -> None:

@@ -26,7 +26,9 @@ def diagnose(
     epochs: Annotated[int, typer.Option(help="Epochs of SGD before the diagnosis; 0 takes the model as it is.")] = 0,
     momentum: Annotated[float, typer.Option(help="μ")] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="λ")] = 0.0,
-    sampling: Annotated[str, typer.Option(help="with_replacement or reshuffling, of the epochs.")] = "reshuffling",
+    sampling: Annotated[
+        str, typer.Option(help="How batches are drawn: with_replacement, without_replacement or reshuffling.")
+    ] = "reshuffling",
     top: Annotated[int, typer.Option(help="Leading eigenvectors of each of H and D.")] = 10,
     svag: Annotated[int, typer.Option(help="l of the SVAG test.")] = 4,
     svag_steps: Annotated[int, typer.Option(help="Steps of SGD in the SVAG test; 0 leaves it out.")] = 200,

@@ -16,14 +16,13 @@ from torch.nn.utils import vector_to_parameters
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
-from .data import Split, load
+from .data import IMAGES, Split, load
 from .experiment_figures import plot_network_spectra
 from .gradient_noise import GradientNoise
 from .networks import network, parameter_count
 from .training import train_sgd
 
 FOUR = ("tiny-fc", "small-fc", "small-lenet", "small-allcnn")
-IMAGES = ("digits", "mnist", "cifar-10", "cifar-100")
 # Chaudhari & Soatto 2018: mean and std of the eigenvalues of D, rank(D)/d with the threshold λ_max·d·ε.
 PUBLISHED = (
     ("small-lenet", "mnist", 0.3e-3, 2.11e-3, 0.018),
@@ -188,10 +187,10 @@ def statistics(
 
 def factor(noise: GradientNoise) -> NDArray[np.float64]:
     """Centred gradients A (n, d) in float64 with D = AᵀA."""
+    count, size = noise._losses.count, noise.parameters
+    noise._require(4 * 8 * count * size, f"{count} gradients of {size} weights", "lower batches or statistics_samples")
     rows = torch.cat([chunk.double() for chunk in noise.sample_gradients()]).cpu().numpy()
-    count = len(rows)
-    scale = 1.0 / count if noise.batch_size is None else noise.batch_size / (count - 1)
-    return (rows - rows.mean(axis=0)) * np.sqrt(scale)
+    return (rows - rows.mean(axis=0)) * np.sqrt(noise._scale)
 
 
 def product(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -17,7 +17,6 @@ from sde_sgd import _checks
 from . import _chain, _gram, _noise_parts
 from ._divergence import noise_divergence
 from ._operator import Estimate, NetworkOperator
-from ._probes import cosine
 from ._sample_losses import SampleLosses
 from .ranks import rank_measures
 
@@ -280,6 +279,7 @@ class GradientNoise(NetworkOperator):
             vector there.
         """
         k = _checks.whole("k", k, 1, min(self.parameters, self._losses.count - 1), "of eigenvalues that can be nonzero")
+        self._require_vectors(k)
         road = self._road(k, method)
         if road == "lanczos":
             found = self._pairs_lanczos(k, tolerance, seed)
@@ -351,7 +351,7 @@ class GradientNoise(NetworkOperator):
         random sign vectors (default 100), with the standard error of the jackknife as ``.error``.
         1 for proportional matrices; D and H far apart in scale may still have cosine 1.
         """
-        return _noise_parts.frobenius_cosine(self, other, probes, seed, cosine)
+        return _noise_parts.frobenius_cosine(self, other, probes, seed)
 
     def divergence(self, *, probes: int | None = None, seed: int = 0) -> xr.Dataset:
         """Row divergence (div D)_i = Σ_j ∂D_ij/∂w_j, which shifts the modes of the Itô model at order T.

@@ -7,7 +7,9 @@ import importlib.util
 import inspect
 import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from sde_sgd import _checks
 
 from ._numbers import LARGEST_SEED, from_zero
-from ._samples import in_words
+from ._samples import in_words, quietly
 
 NETWORKS = ("tiny-fc", "small-fc", "mlp", "small-lenet", "small-allcnn", "vgg-11", "resnet")
 _VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
@@ -117,18 +119,21 @@ def resolve(name: str, inputs_shape: Sequence[int], classes: int, **options) -> 
     if not callable(factory):
         raise ValueError(f"{where} has no function or class {attribute!r} that makes a model")
     count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(factory))
-    with in_words(f"{name} fails to make a model"):
+    with _users(f"{name} fails to make a model"):
         model = factory(tuple(inputs_shape), classes) if count == 2 else factory()
     return _checks.instance(f"what {name} makes", model, nn.Module)
 
 
 def check_maps(model: nn.Module, inputs: Tensor, classes: int | None = None) -> None:
     """ValueError unless the model maps a batch of inputs to a row each, of `classes` numbers where they are given."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), in_words(f"the model does not map inputs of shape {tuple(inputs.shape[1:])}"):
-        outputs = model(inputs[:2])
-    model.train(was_training)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with quietly(inputs.device), in_words(f"the model does not map inputs of shape {tuple(inputs.shape[1:])}"):
+            outputs = _checks.instance("what the model gives", model(inputs[:2]), Tensor)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     expected = (len(inputs[:2]),) if classes is None else (len(inputs[:2]), classes)
     if tuple(outputs.shape[: len(expected)]) != expected or (classes is not None and outputs.ndim != 2):
         raise ValueError(
@@ -230,16 +235,33 @@ def _module(where: str):
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise ValueError(f"there is no file {where}")
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        # A name that hides no other module, and is known while it runs: dataclasses look their module up.
+        spec = importlib.util.spec_from_file_location(f"_network_of_{Path(where).stem}", where)
         assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)
-        with in_words(f"{where} cannot be loaded"):
+        with _users(f"{where} cannot be loaded"):
+            sys.modules[spec.name] = module
             spec.loader.exec_module(module)
         return module
     try:
         return importlib.import_module(where)
     except ImportError as fault:
         raise ValueError(f"the module {where!r} cannot be imported from {os.getcwd()}: {fault}") from None
+    except Exception as fault:
+        raise ValueError(f"the module {where!r} cannot be loaded: {_told(fault)}") from fault
+
+
+@contextmanager
+def _users(what: str) -> Iterator[None]:
+    """Whatever code of the user's raises as a ValueError that opens with ``what``; the fault itself is its cause."""
+    try:
+        yield
+    except Exception as fault:
+        raise ValueError(f"{what}: {_told(fault)}") from fault
+
+
+def _told(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {' '.join(str(fault).split())}"
 
 
 def _parameters(factory) -> list[inspect.Parameter]:

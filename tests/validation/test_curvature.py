@@ -1,10 +1,12 @@
 """D, Hessian and Gauss–Newton matrices of five small networks against dense float64 autograd, and what is refused."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev
 
@@ -77,10 +79,16 @@ def dense(model, loss, data, training=False):
     return residuals.T @ residuals / len(inputs), curvature.detach().numpy(), gauss_newton.detach().numpy()
 
 
+@functools.cache
+def known(name):
+    """(problem, its dense matrices)."""
+    found = problem(name)
+    return found, dense(*found)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_three_matrices_are_those_of_dense_autograd(name):
-    model, loss, data = problem(name)
-    noise, curvature, gauss_newton = dense(model, loss, data)
+    (model, loss, data), (noise, curvature, gauss_newton) = known(name)
     found = GradientNoise(model, loss, data)
     np.testing.assert_allclose(found.matrix(), noise, rtol=0, atol=1e-10)
     np.testing.assert_allclose(super(GradientNoise, found)._dense(), noise, rtol=0, atol=1e-10)  # by products
@@ -135,10 +143,23 @@ def test_chunks_do_not_change_the_products(kind, monkeypatch):
     np.testing.assert_allclose(pieces @ along, whole, rtol=0, atol=1e-14)
 
 
+class Focal(nn.CrossEntropyLoss):
+    """Another criterion under the name of a known one."""
+
+    def forward(self, output, target):
+        own = nn.functional.cross_entropy(output, target, reduction="none")
+        return ((1 - torch.exp(-own)) ** 2 * own).mean()
+
+
+IGNORING = nn.CrossEntropyLoss(reduction="sum", ignore_index=2)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         nn.CrossEntropyLoss(label_smoothing=0.1),
+        IGNORING,
+        Focal(),
         nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64), reduction="sum"),
         nn.HuberLoss(),
         nn.MSELoss(reduction="sum"),
@@ -153,6 +174,18 @@ def test_gauss_newton_of_other_criteria(loss):
     found = Curvature(model, loss, (inputs, targets), "ggn").matrix()
     np.testing.assert_allclose(found, gauss_newton, rtol=0, atol=1e-10)
     np.testing.assert_allclose(Curvature(model, loss, (inputs, targets)).matrix(), curvature, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_an_output_that_meets_several_targets_counts_as_often():
+    model, loss, (inputs, _) = problem("linear")
+    model = nn.Linear(6, 1).double()
+    data = inputs, torch.sin(inputs[:, :3])
+    for loss in (nn.MSELoss(), nn.MSELoss(reduction="sum")):
+        found = Curvature(model, loss, data, "ggn").matrix()  # a linear model: its Hessian
+        np.testing.assert_allclose(found, Curvature(model, loss, data).matrix(), rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="MSELoss"):
+            Curvature(model, loss, data, "fisher")
 
 
 def test_fisher_is_the_expectation_over_the_model_and_not_over_the_data():
@@ -216,32 +249,58 @@ def test_an_operation_without_forward_derivative_takes_another_way():
     np.testing.assert_allclose(two, one, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_draw_is_one_weighted_sum_of_centred_gradients(name):
+    """Linear in independent normals ξ: Rᵀξ/√(bN), R the centred gradients, RᵀR/N = D, so that its covariance is D/b."""
+    model, loss, data = problem(name)
+    noise = GradientNoise(model, loss, data)
+    rows = torch.stack([slope_of(model, loss, x, y) for x, y in zip(*data)])
+    normals = torch.randn(30, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    residuals = rows - rows.mean(dim=0)
+    draw = noise.sample(4, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(draw, residuals.T @ normals / 120**0.5, rtol=0, atol=1e-12)
+    np.testing.assert_allclose((residuals.T @ residuals).numpy() / 30, noise.matrix(), rtol=0, atol=1e-12)
+    assert float((draw - rows.T @ normals / 120**0.5).abs().max()) > 1e-3  # the counterexample: not centred
+
+
+def slope_of(model, loss, x, y):
+    own = torch.autograd.grad(loss(model.eval()(x[None]), y[None]), list(model.parameters()))
+    return torch.cat([part.flatten() for part in own])
+
+
 # The contract ---------------------------------------------------------------------------------------------------
 
 
-def test_every_road_to_the_spectrum_agrees():
-    model, loss, data = problem("mlp", samples=25)
-    dense_noise, dense_curvature, _ = dense(model, loss, data)
-    noise, curvature = GradientNoise(model, loss, data), Curvature(model, loss, data)
-    expected = np.linalg.eigvalsh(dense_noise)[::-1]
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_road_to_the_spectrum_agrees(name):
+    (model, loss, data), matrices = known(name)
+    truths = dict(zip(("noise", "hessian", "ggn"), matrices))
+    operators = {kind: Curvature(model, loss, data, kind) for kind in ("hessian", "ggn")}
+    operators["noise"] = noise = GradientNoise(model, loss, data)
+    every = np.linalg.eigvalsh(truths["noise"])[::-1][:29]
     for method in ("auto", "gram", "matrix"):
-        np.testing.assert_allclose(noise.spectrum(method=method), expected[:24], rtol=0, atol=1e-12)
-    from scipy.sparse.linalg import eigsh
-
-    for operator, truth in ((noise, dense_noise), (curvature, dense_curvature)):
+        np.testing.assert_allclose(noise.spectrum(method=method), every, rtol=0, atol=1e-12)
+    for kind, operator in operators.items():
+        truth, roads = truths[kind], ("gram", "matrix", "lanczos")[0 if operator is noise else 1 :]
         values, vectors = np.linalg.eigh(truth)
         values, vectors = values[::-1][:6], vectors.T[::-1][:6]
-        np.testing.assert_allclose(eigsh(operator.to_scipy(), k=6, which="LA")[0][::-1], values, atol=1e-10)
-        for method in ("gram", "matrix", "lanczos")[0 if operator is noise else 1 :]:
+        # Two outputs with one squared error: every eigenvalue twice, of which Lanczos may find one, its vector any.
+        apart = (-np.diff(values)).min() > 1e-6 * values[0]
+        assert apart or (name, kind) in {("linear", "hessian"), ("linear", "ggn")}
+        if apart:
+            np.testing.assert_allclose(eigsh(operator.to_scipy(), k=6, which="LA")[0][::-1], values, atol=1e-10)
+        for method in roads if apart else roads[:-1]:
             options = {"tolerance": 1e-12} if method == "lanczos" else {}
             pairs = operator.eigenpairs(6, method=method, **options)
-            np.testing.assert_allclose(operator.spectrum(6, method=method, **options), values, atol=1e-11)
+            if name == "mlp" or not options:  # the same iteration again
+                np.testing.assert_allclose(operator.spectrum(6, method=method, **options), values, atol=1e-11)
             np.testing.assert_allclose(pairs["eigenvalues"], values, atol=1e-11)
-            np.testing.assert_allclose(np.abs((pairs["vectors"].values * vectors).sum(axis=1)), 1.0, atol=1e-8)
+            if apart:
+                np.testing.assert_allclose(np.abs((pairs["vectors"].values * vectors).sum(axis=1)), 1.0, atol=1e-8)
             true = np.linalg.norm(truth @ pairs["vectors"].values.T - pairs["vectors"].values.T * values, axis=0)
             assert (pairs["residuals"] < 1e-11).all() and (true < 2e-11).all()
             assert pairs.attrs["method"] == method and pairs.attrs["statistics"] == "eval"
-        np.testing.assert_array_equal(operator.eigenvectors(6), operator.eigenpairs(6)["vectors"])
+    np.testing.assert_array_equal(noise.eigenvectors(6), noise.eigenpairs(6)["vectors"])
 
 
 def test_products_answer_in_kind():
@@ -288,6 +347,8 @@ def test_traces_and_densities():
         ((), {"statistics": "minibatch"}, "statistics must be one of eval, full"),
         (("fisher", nn.CrossEntropyLoss(label_smoothing=0.1)), {}, 'known to be one.*kind="ggn"'),
         (("fisher", nn.HuberLoss()), {}, "HuberLoss"),
+        (("fisher", Focal()), {}, "Focal"),
+        (("fisher", IGNORING), {}, "CrossEntropyLoss.. on outputs"),
     ],
 )
 def test_bad_input_is_named(arguments, options, message):
@@ -320,17 +381,3 @@ def test_bad_arguments_of_methods_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher"])
-def test_cuda_agrees_with_the_processor(kind):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    model, loss, data = problem("batch-norm")
-    for statistics in ("eval", "full"):
-        here = Curvature(model, loss, data, kind, statistics=statistics)
-        there = Curvature(model, loss, data, kind, statistics=statistics, device="cuda")
-        np.testing.assert_allclose(there.matrix(), here.matrix(), atol=1e-11)
-        np.testing.assert_allclose(there.spectrum(3, method="lanczos"), here.spectrum(3, method="lanczos"), atol=1e-9)
-        assert there.trace(probes=9) == pytest.approx(float(here.trace(probes=9)), abs=1e-10)

@@ -47,6 +47,8 @@ def test_subsets_and_label_noise():
     turns = torch.bincount((noisy.targets - whole.targets)[changed] % 10, minlength=10)
     expected = float(changed.sum()) / 9
     assert turns[0] == 0 and ((turns[1:] - expected).abs() < 5 * np.sqrt(expected)).all()
+    few = load("digits", seed=1, samples=1, label_noise=1.0)  # another of the ten, not of the one that is left
+    assert 0 <= int(few.targets) < 10 and int(few.targets) != int(whole.targets[0])
     pooled = load("digits", seed=1, size=4)
     assert pooled.inputs.shape[1:] == (1, 4, 4)
     assert torch.allclose(pooled.inputs.mean((1, 2, 3)), whole.inputs.mean((1, 2, 3)))
@@ -146,8 +148,10 @@ def test_files_that_are_not_what_they_say(tmp_path, capsys):
         write_mnist(tmp_path, **{name: content})
         refused("mnist", words)
     write_mnist(tmp_path)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not zipped")
-    refused("mnist", "cannot be read")
+    whole = (tmp_path / "train-images-idx3-ubyte.gz").read_bytes()
+    for content in (b"not zipped", whole[:-9], whole[:12] + bytes(b ^ 0x5A for b in whole[12:40]) + whole[40:]):
+        (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+        refused("mnist", "cannot be read")
     write_cifar(tmp_path)
     for content, words in (
         (pickle.dumps(Evil()), "asks for .*print"),

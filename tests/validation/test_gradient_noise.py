@@ -177,48 +177,20 @@ def test_tied_scalar_and_unused_parameters_are_those_of_a_loop():
     np.testing.assert_allclose(torch.cat(list(noise.sample_gradients(rows=4))).numpy(), gradients, atol=1e-13)
     np.testing.assert_allclose(noise.matrix(), covariance(gradients), atol=1e-13)
     np.testing.assert_allclose(noise.gram(), gradients @ gradients.T, atol=1e-13)
-
-
-# What a criterion does across a batch ---------------------------------------------------------------------------
-
-
-WEIGHTS = torch.tensor([1.0, 1.0, 20.0], dtype=torch.float64)
-
-
-def test_class_weights_are_refused_as_a_mean_and_kept_as_a_sum():
-    model, (inputs, targets) = linear_net(), problem()
-    with pytest.raises(ValueError, match=r'reduction="sum"'):
-        GradientNoise(model, nn.CrossEntropyLoss(weight=WEIGHTS), (inputs, targets))
-    for reduction in ("sum", "none"):
-        weighted = nn.CrossEntropyLoss(weight=WEIGHTS, reduction=reduction)
-        noise = GradientNoise(model, weighted, (inputs, targets))
-        expected = looped_gradients(model, inputs, targets) * WEIGHTS[targets].numpy()[:, None]
-        np.testing.assert_allclose(torch.cat(list(noise.sample_gradients())).numpy(), expected, atol=1e-12)
-
-
-def test_a_weight_far_down_the_dataset_is_seen():
-    model, (inputs, targets) = linear_net(), problem()
-    targets = (targets > 1).long() * 0
-    targets[-1] = 2  # the only sample whose weight differs
-    with pytest.raises(ValueError, match="dividing by the sum of class weights"):
-        GradientNoise(model, nn.CrossEntropyLoss(weight=WEIGHTS), (inputs, targets))
-
-
-@pytest.mark.parametrize(
-    ("loss", "message"),
-    [
-        (lambda output, target: nn.functional.cross_entropy(output, target) ** 0.5 * len(target), "together is"),
-        (lambda output, target: nn.functional.cross_entropy(output, target) * torch.rand(()), "random criterion"),
-        (lambda output, target: output.sum(dim=0) if len(output) > 1 else output.sum(), r"together is of shape \(3,\)"),
-        (lambda output, target: 1.0, "loss gives float"),
-        (nn.CrossEntropyLoss(ignore_index=2), "the loss of sample 0 is nan"),
-    ],
-)
-def test_other_criteria_are_refused(loss, message):
-    inputs, targets = problem()
-    targets[0] = 2
-    with pytest.raises(ValueError, match=message):
-        GradientNoise(linear_net(), loss, (inputs, targets))
+    for statistics in ("eval", "full"):
+        part = GradientNoise(model, nn.CrossEntropyLoss(), (inputs, targets), statistics=statistics).restricted(
+            "unused"
+        )
+        for found in (
+            part.matrix(),
+            part @ np.ones(4),
+            part.mean_gradient(),
+            part.sample(3),
+            part.gram(),
+            part.trace(),
+        ):
+            assert not np.any(np.asarray(found))
+        assert not part.eigenpairs(2, method="lanczos")["eigenvalues"].any()
 
 
 # Faults of the user, each as a ValueError that says what it is --------------------------------------------------
@@ -315,6 +287,9 @@ def poisoned_weight():
         ({"dataset": (problem()[0], problem()[1].clone().index_fill_(0, torch.tensor([20]), 7))}, "Target 7"),
         ({"model": Wrapped(lambda self, x: (self.layer(x), x))}, "the model gives tuple for 8 samples"),
         ({"model": Wrapped(lambda self, x: self.layer(x).argmax(1))}, "the model gives torch.int64"),
+        ({"model": Wrapped(lambda self, x: self.layer(x).argmax(1)), "statistics": "full"}, "gives torch.int64"),
+        ({"model": Wrapped(lambda self, x: self.layer(x).detach())}, "do not depend on its trainable parameters"),
+        ({"model": Wrapped(lambda self, x: self.layer(x).detach()), "statistics": "full"}, "do not depend on"),
         ({"model": Wrapped(lambda self, x: self.layer(x).mean())}, r"the model gives shape \(\)"),
         ({"model": Wrapped(lambda self, x: self.layer(x) * x.abs().max().item())}, r"vmap.*no \.item\(\)"),
         ({"model": Wrapped(lambda self, x: self.layer(x if x.sum() > 0 else -x))}, "no branch on values"),
@@ -359,6 +334,29 @@ def test_memory_is_refused_before_it_is_taken(monkeypatch):
         noise.gram()
     with pytest.raises(ValueError, match="53 × 53 matrix D"):
         noise.matrix()
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 2 * 32 * 53 * 2)  # room for two vectors
+    assert noise._require_vectors(2) is None
+    with pytest.raises(ValueError, match=r"3 eigenvectors of 53 weights needs about .*; ask for fewer"):
+        noise.eigenpairs(3)
+
+
+def test_sequences_are_known_to_take_the_memory_of_whole_gradients(monkeypatch):
+    """A Linear on vectors keeps in + out numbers a sample, on sequences in · out."""
+    from sde_sgd import _memory
+
+    data = problem(30)
+    wide = [nn.Linear(6, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh(), nn.Linear(60, 3)]
+    torch.manual_seed(0)
+    flat = GradientNoise(nn.Sequential(*wide).double(), nn.CrossEntropyLoss(), data)
+    steps = nn.Sequential(nn.Unflatten(1, (1, 6)), *wide, nn.Flatten(1)).double()
+    sequences = GradientNoise(steps, nn.CrossEntropyLoss(), data)
+    assert [layer.numbers for layer in flat._plain_layers] == [66, 120, 63]
+    assert [layer.numbers for layer in sequences._plain_layers] == [420, 3660, 183]
+    np.testing.assert_allclose(sequences.gram(), flat.gram(), rtol=0, atol=1e-12)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 200_000)
+    flat.gram()
+    with pytest.raises(ValueError, match="30 × 30 Gram matrix needs about"):
+        sequences.gram()
 
 
 @pytest.mark.parametrize("rows", [0, 2.5, "a"])
@@ -383,15 +381,3 @@ def test_infinite_but_not_nan_rows_are_found():
     with pytest.raises(ValueError, match="sample 12"):
         samples_module.require_finite(rows, "rows", first_sample=10)
     samples_module.require_finite(torch.full((2, 1), 1e308, dtype=torch.float64), "large but finite")
-
-
-@pytest.mark.gpu
-def test_cuda_agrees_with_the_processor():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    for build in (linear_net, conv_net):
-        here = GradientNoise(build(), nn.CrossEntropyLoss(), problem(60))
-        there = GradientNoise(build(), nn.CrossEntropyLoss(), problem(60), device="cuda")
-        np.testing.assert_allclose(there.spectrum(), here.spectrum(), atol=1e-12)
-        np.testing.assert_allclose(there.gram(), here.gram(), atol=1e-11)
-        assert there.trace() == pytest.approx(here.trace(), rel=1e-12)

@@ -165,10 +165,19 @@ def test_cosines_are_those_of_the_dense_matrices():
     estimated = noise.cosine(curvature, probes=80, seed=3)
     assert 0 < estimated.error < 0.08 and abs(estimated - exact) < 4 * estimated.error
     assert noise.cosine(noise, probes=5) == pytest.approx(1.0, rel=1e-12)
+    nothing = Curvature(nn.Sequential(*model, Zero()), loss, data)
+    for probes in (None, 5):
+        with pytest.raises(ValueError, match="a matrix that is 0 has no direction"):
+            noise.cosine(nothing, probes=probes)
     with pytest.raises(ValueError, match="over 53 and 35 weights"):
         noise.cosine(Curvature(model[:1], loss, data))
     with pytest.raises(ValueError, match="other must be a NetworkOperator, got ndarray"):
         noise.cosine(a)
+
+
+class Zero(nn.Module):
+    def forward(self, x):
+        return 0.0 * x
 
 
 def by_differences(model, loss, data, step=1e-5):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sde_sgd.validation import GradientNoise, digits
+from sde_sgd.validation.diffusion_matrix import factor, product
 
 
 def clusters(samples=600, classes=4, size=12):
@@ -147,6 +148,23 @@ def test_batch_norm_evidence(table):
     )
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"statistics": "full"}, {"statistics": "minibatch", "batch_size": 4, "batches": 30}]
+)
+def test_factors_are_those_of_the_matrix_and_asked_for_first(options, monkeypatch):
+    """What the experiment compares: A with AᵀA = D, and tr(D₁D₂) from two of them."""
+    from sde_sgd import _memory
+
+    model, data = small_fc(hidden=4)
+    noise = GradientNoise(model, nn.CrossEntropyLoss(), tuple(t[:40] for t in data), **options)
+    rows, dense = factor(noise), noise.matrix()
+    np.testing.assert_allclose(rows.T @ rows, dense, rtol=0, atol=1e-12)
+    assert product(rows, rows[:7]) == pytest.approx(np.sum(dense * (rows[:7].T @ rows[:7])), rel=1e-12)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 10_000)
+    with pytest.raises(ValueError, match=rf"{len(rows)} gradients of {len(dense)} weights needs .* lower batches"):
+        factor(noise)
+
+
 def test_without_batch_norm_full_is_eval():
     model, data = small_fc(batch_norm=False, hidden=4)
     data = tuple(t[:50] for t in data)
@@ -173,6 +191,39 @@ def test_full_rows_average_to_the_gradient_in_training_mode():
     np.testing.assert_allclose(full.gram(centred=True), residuals @ residuals.T, rtol=0, atol=1e-12)
     frozen = GradientNoise(model, nn.CrossEntropyLoss(), data)
     assert (frozen.mean_gradient() - expected).norm() > 0.1 * expected.norm()
+
+
+class Frozen(nn.Module):
+    """Batch norm that stays in eval mode while the rest trains, as in fine-tuning."""
+
+    def __init__(self, freeze=True):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+        self.layers[1].running_var.uniform_(0.5, 2.0)
+        self.freeze = freeze
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.freeze:
+            self.layers[1].eval()
+        return self
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_frozen_batch_norm_stays_frozen_in_training_mode(freeze):
+    state = torch.random.get_rng_state()
+    model, loss, data = Frozen(freeze), nn.CrossEntropyLoss(), problem()
+    torch.random.set_rng_state(state)
+    full = GradientNoise(model, loss, data, statistics="full")
+    apart = np.abs(full.matrix() - GradientNoise(model, loss, data).matrix()).max()
+    real = GradientNoise(model, loss, data, statistics="minibatch", batch_size=4, batches=30)
+    expected, _ = measured_like(model, data, real)
+    np.testing.assert_allclose(real.matrix(), expected, rtol=0, atol=1e-12)
+    assert apart < 1e-14 if freeze else apart > 0.01
 
 
 # Randomness and memory of the model itself ------------------------------------------------------------------------
@@ -236,18 +287,3 @@ def test_one_pass_over_all_samples_is_refused_where_it_does_not_fit(monkeypatch)
     monkeypatch.setattr(_memory, "available_bytes", lambda: 10_000)
     with pytest.raises(ValueError, match="one forward pass over all samples in training mode needs about"):
         GradientNoise(nn.Linear(6, 3).double(), nn.CrossEntropyLoss(), problem(200), statistics="full")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    "options", [{"statistics": "full"}, {"statistics": "minibatch", "batch_size": 8, "batches": 50}]
-)
-def test_cuda_agrees_with_the_processor(options):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    model, data = small_fc(hidden=4)
-    here, there = (GradientNoise(model, nn.CrossEntropyLoss(), data, device=d, **options) for d in ("cpu", "cuda"))
-    np.testing.assert_allclose(there.matrix(), here.matrix(), atol=1e-10)
-    np.testing.assert_allclose(there.spectrum(3, method="lanczos"), here.spectrum(3, method="lanczos"), rtol=1e-8)
-    draws = [n.sample(8, torch.Generator().manual_seed(2)).cpu().numpy() for n in (here, there)]
-    np.testing.assert_allclose(*draws, atol=1e-10)

@@ -8,6 +8,7 @@ from torch import nn
 
 import sde_sgd as sde
 from sde_sgd.validation import LocalPrediction
+from sde_sgd.validation._prediction_space import joint_span
 
 ROOT = np.array([[2.0, 0.0, 0.0], [0.6, 1.2, 0.0], [0.0, -0.5, 0.7]])
 BEND = ROOT.T @ ROOT
@@ -152,6 +153,43 @@ def test_the_leading_space_reaches_the_whole_one_and_says_what_it_misses():
     assert max(errors) < 1e-7
     far = LocalPrediction(model, nn.CrossEntropyLoss(), data, top=2, **settings)
     assert "directions" in repr(far) and far.dataset()["area"].shape == (len(far.directions),) * 2
+
+
+class Dense:
+    """A matrix known by its products."""
+
+    def __init__(self, matrix):
+        self.matvec = np.asarray(matrix).__matmul__
+
+
+def test_joint_span_of_dependent_rows_of_any_length():
+    """Against dense projections; H leads out of a span that is not its own, and not out of one of eigenvectors."""
+    rng = np.random.default_rng(0)
+    H, D = (a @ a.T for a in rng.normal(size=(2, 4, 4)))
+    rows = np.array([[1.0, 0, 0, 0], [0, 1e9, 0, 0], [1e-9, 1e-18, 0, 0]])
+    basis, inner, scatter, coupling = joint_span(Dense(H), Dense(D), rows)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-14)
+    assert np.abs(basis[:, 2:]).max() == 0
+    np.testing.assert_allclose(basis.T @ inner @ basis, np.pad(H[:2, :2], (0, 2)), atol=1e-13)
+    np.testing.assert_allclose(basis.T @ scatter @ basis, np.pad(D[:2, :2], (0, 2)), atol=1e-13)
+    assert coupling == pytest.approx(np.linalg.norm(H[2:, :2]) / np.linalg.norm(H[:, :2]), rel=1e-12)
+    vectors = np.linalg.eigh(H)[1]
+    assert joint_span(Dense(H), Dense(D), 1e-9 * vectors.T[:2])[3] < 1e-12 < 0.1 < coupling
+
+
+def test_the_leading_space_of_long_short_and_few_directions():
+    """Directions count by where they point; of a D of rank 3 no more than 3 vectors are asked for."""
+    model, data = network()
+    settings = dict(learning_rate=0.1, batch_size=4, weight_decay=2.0, top=3)
+    rows = np.random.default_rng(0).normal(size=(2, 34))
+    one = LocalPrediction(model, nn.CrossEntropyLoss(), data, directions=rows, **settings)
+    for size in (1e-9, 1e9):
+        other = LocalPrediction(model, nn.CrossEntropyLoss(), data, directions=size * rows, **settings)
+        assert other.unseen.max() < 1e-10 and other.outside == pytest.approx(one.outside, rel=1e-9)
+        np.testing.assert_allclose(other.covariance / size**2, one.covariance, rtol=1e-9)
+    four = tuple(part[:4].repeat(3, *[1] * (part.ndim - 1)) for part in data)
+    few = LocalPrediction(model, nn.CrossEntropyLoss(), four, **settings | {"top": 8})
+    assert len(few.basis) <= 8 + 3 and few.outside < 1e-10
 
 
 def test_directions_without_a_steady_state_are_left_out_and_counted():

@@ -78,13 +78,24 @@ def test_a_users_network(tmp_path, monkeypatch):
         "def fitted(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1], classes))\n"
         "def broken():\n    raise RuntimeError('no weights')\n"
         "def nothing():\n    return 3\n"
+        "def divides():\n    return 1 / 0\n"
         "number = 4\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("mine:fixed", (3,), 2).in_features == 3
     assert resolve(f"{tmp_path}/mine.py:fitted", (3, 4), 5)[1].weight.shape == (5, 12)
     assert parameter_count(resolve("tiny-fc", (1, 7, 7), 5)) == 885
+    (tmp_path / "needs.py").write_text("import nothing_here\n")
+    (tmp_path / "wrong.py").write_text("def f(:\n")
+    (tmp_path / "kept.py").write_text(  # dataclasses look up the module they are in
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Sizes:\n    inputs: int = 3\ndef made():\n    return nn.Linear(Sizes().inputs, 2)\n"
+    )
+    assert resolve(f"{tmp_path}/kept.py:made", (3,), 2).in_features == 3
     for name, words in (
+        ("wrong:f", "'wrong' cannot be loaded: SyntaxError"), ("needs:f", "'needs' cannot be imported"),
+        (f"{tmp_path}/wrong.py:f", "SyntaxError: invalid syntax"), (f"{tmp_path}/needs.py:f", "nothing_here"),
+        ("mine:divides", "fails to make a model: ZeroDivisionError: division by zero"),
         ("mine:absent", "no function or class 'absent'"), ("mine:number", "no function"), ("min:fixed", "'min'"),
         (f"{tmp_path}/none.py:fixed", "no file"), ("mine:broken", "no weights"), ("mine:nothing", "Module"),
         ("tiny-fd", "did you mean 'tiny-fc'"),
@@ -103,6 +114,18 @@ def test_a_model_that_does_not_map_a_sample():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             check_maps(model, inputs, 2)
+    with pytest.raises(ValueError, match="what the model gives must be a Tensor, got tuple"):
+        check_maps(Pair(), inputs, 2)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5).eval())
+    check_maps(model, inputs, 2)
+    with pytest.raises(ValueError, match="does not map inputs"):
+        check_maps(model, inputs[:, :2], 2)
+    assert model.training and model[0].training and not model[1].training  # each part as it was
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
 
 
 @pytest.mark.parametrize(
