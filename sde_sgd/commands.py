@@ -24,7 +24,7 @@ def demo(
     from . import demo as main
 
     console = Console(quiet=quiet)
-    run = Run("demo", main.CONFIG | {"seed": seed}, root=root, fresh=fresh)
+    run = Run("demo", main.CONFIG | {"seed": seed, "chapters": list(chapters)}, root=root, fresh=fresh)
     if not run.finished:
         main.perform(run, console, list(chapters.values()))
     comparison = run.result()["comparison"].to_dataset()

@@ -85,6 +85,10 @@ class Section:
         """A sentence marked as holding or as failing, for what a check found."""
         return self._add("verdict", passed=bool(passed), text=_text(text, "a verdict"))
 
+    def link(self, address: str, text: str) -> "Section":
+        """A paragraph that leads elsewhere, e.g. to another report by its path from this one's folder."""
+        return self._add("link", address=_text(address, "an address"), text=_text(text, "the text of a link"))
+
     def table(self, columns: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> "Section":
         """A table. Numbers are set to four digits and aligned right; None is an empty cell.
 

@@ -33,6 +33,7 @@ def page():
     report = Report(HOSTILE, f"A lead with {HOSTILE}.\n\nAnd a second paragraph.").headline(2.1e-5, "distance")
     section = report.section(f"Densities {HOSTILE}").text("One.\n\nTwo & three.").verdict(True, f"It holds {HOSTILE}.")
     section.figure(figures.plot_densities({HOSTILE: field, "b": field, "c": field}), "Maps.", alt='Three "maps"')
+    section.link('../other "run"/report.html', f"Another page {HOSTILE}")
     section.table(["method", "steps", HOSTILE], [["sgd", 10**6, 0.5], [HOSTILE, 2, None]], "What was measured.")
     lines = report.section("Lines").formula(r"\rho \propto e^{-\Phi/T}", alt="rho")
     lines.figure(figures.plot_density(field.sum("y")).figure, "A marginal.", alt="A line")
@@ -68,7 +69,7 @@ def test_nothing_runs_and_nothing_is_fetched(page):
 
 
 def test_every_text_is_shown_as_text(page):
-    assert HOSTILE not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 9
+    assert HOSTILE not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 10
     assert "Two &amp; three." in page and "Three &#34;maps&#34;" in page
 
 
@@ -127,6 +128,10 @@ def test_a_formula_is_mathematics_or_refused(latex):
 def test_a_formula_over_lines_and_a_dollar_to_show():
     assert figures.formula("\\rho =\n e^{-x}") == figures.formula(r"\rho = e^{-x}")
     assert figures.formula(r"5\,\$") != figures.formula(r"5\,")
+
+
+def test_a_link_leads_where_it_says(page):
+    assert '<a href="../other &#34;run&#34;/report.html">Another page &lt;script&gt;' in page
 
 
 def test_settings_may_be_absent_text_or_a_table():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from sde_sgd import _checks, _memory
 from sde_sgd._files import replacing, sweep_partials
+
+_ROUNDING = 1e-4  # of a loss in float32, summed in another order by another number of threads
 
 
 class Rows:
@@ -98,11 +101,14 @@ class Rows:
 
 
 class Checkpoint:
-    """The folder of one run, tied to its question: another question's folder is refused."""
+    """The folder of one run, tied to its question: another question's folder is refused.
+
+    `value` is the loss at the start, for what no question can spell out, as a number inside a function of the user.
+    """
 
     seconds = 30.0  # between two writings, where no number of steps is asked for
 
-    def __init__(self, folder: str | os.PathLike, question: list, *tensors: Tensor):
+    def __init__(self, folder: str | os.PathLike, question: list, value: float, *tensors: Tensor):
         if not isinstance(folder, str | os.PathLike):
             raise ValueError(f"checkpoint must be the name of a folder, got {folder!r}")
         self.folder = Path(folder)
@@ -112,7 +118,7 @@ class Checkpoint:
             found = tensor.detach().cpu().contiguous()
             digest.update(f"{tuple(found.shape)} {found.dtype}".encode())
             digest.update(found.reshape(-1).view(torch.uint8).numpy().tobytes())
-        self._question = digest.hexdigest()
+        self._question, self._value = digest.hexdigest(), value
 
     @property
     def _path(self) -> Path:
@@ -123,7 +129,7 @@ class Checkpoint:
 
     def save(self, state: dict) -> None:
         with replacing(self._path) as partial:
-            torch.save({"question": self._question, **state}, partial)
+            torch.save({"question": self._question, "value": self._value, **state}, partial)
 
     def load(self) -> dict | None:
         """The state last written, or None in a fresh folder."""
@@ -132,13 +138,13 @@ class Checkpoint:
             return None
         try:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
-            question = state["question"]
+            question, value = state["question"], float(state["value"])
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
             raise ValueError(f"{self._path} is not a checkpoint of a training run; name another folder") from None
-        if question != self._question:
+        if question != self._question or not math.isclose(value, self._value, rel_tol=_ROUNDING):
             raise ValueError(
-                f"{self.folder} is the checkpoint of another run (other settings, data, start, seed or version): "
-                "delete it, or name another folder"
+                f"{self.folder} is the checkpoint of another run (another model, loss, start, seed or version, other "
+                "data or settings): delete it, or name another folder"
             )
         return state
 

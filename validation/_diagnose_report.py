@@ -208,30 +208,33 @@ def page(run: Run, question: Question, groups: dict[str, xr.Dataset]) -> None:
     run.finish(tree, report.html(provenance(run.config)), {"spectra": figure})
 
 
-def show(run: Run, console: Console, as_json: bool) -> None:
-    """The table on the terminal, or everything as JSON."""
-    tree = run.result()
-    groups = {f"/{name}": tree[name].to_dataset() for name in tree.children}
-    found = verdicts(groups)
-    table = rows(groups, run.config["momentum"], run.config["sampling"])
-    if as_json:
-        local = groups["/local"]
-        console.json(
-            {
-                "numbers": {name: value for name, value, _ in table},
-                "diffusion_eigenvalues": local["diffusion_eigenvalues"].values.tolist(),
-                "hessian_eigenvalues": local["hessian_eigenvalues"].values.tolist(),
-                "curvature": local["curvature"].values.tolist(),
-                "variance": local["variance"].values.tolist(),
-                "verdicts": [{"holds": holds, "sentence": text} for holds, text in found],
-                "report": str(run.report_path),
-                "result": str(run.result_path),
-            }
-        )
-        return
+def summary(run: Run) -> dict[str, Any]:
+    """What a finished run says, as JSON can hold it."""
+    groups, table = _told(run)
+    local = groups["/local"]
+    lists = ("diffusion_eigenvalues", "hessian_eigenvalues", "curvature", "variance")
+    return {
+        "numbers": {name: value for name, value, _ in table},
+        **{name: local[name].values.tolist() for name in lists},
+        "verdicts": [{"holds": holds, "sentence": text} for holds, text in verdicts(groups)],
+        "report": str(run.report_path),
+        "result": str(run.result_path),
+    }
+
+
+def show(run: Run, console: Console) -> None:
+    """The same as tables on the terminal."""
+    groups, table = _told(run)
     console.table(("quantity", "value", ""), [(name, number(value), what) for name, value, what in table])
     print()
     console.table(
-        ("", ""), [("open" if holds is None else "holds" if holds else "FAILS", text) for holds, text in found]
+        ("", ""),
+        [("open" if holds is None else "holds" if holds else "FAILS", text) for holds, text in verdicts(groups)],
     )
     print(f"report: {run.report_path}")
+
+
+def _told(run: Run) -> tuple[dict[str, xr.Dataset], list[tuple[str, Any, str]]]:
+    tree = run.result()
+    groups = {f"/{name}": tree[name].to_dataset() for name in tree.children}
+    return groups, rows(groups, run.config["momentum"], run.config["sampling"])

@@ -27,6 +27,17 @@ def white_band(epochs: int) -> float:
     return _Z99 / float(np.sqrt(epochs))
 
 
+def beyond_white(correlation: Array, epochs: int) -> float:
+    """The share of autocorrelations of a run of `epochs` that are beyond ± `white_band`."""
+    return float((np.abs(correlation) > white_band(epochs)).mean())
+
+
+def spectral_rise(frequency: Array, power: Array) -> float:
+    """Mean power in the highest tenth of the frequencies over that in the lowest; 1 for white increments."""
+    most = frequency.max()
+    return float(power[frequency > 0.9 * most].mean() / power[frequency < 0.1 * most].mean())
+
+
 def increment_spectrum(series: Array, bins: int) -> tuple[Array, Array]:
     """Frequencies in 1/epochs, (bins,), and the power |FFT|²/n of the increments of (n, w) series in those bins.
 
@@ -128,11 +139,16 @@ def surrogate_bands(
     progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> xr.Dataset:
     """Lowest and highest over `count` runs of the means over `rows` of autocorrelation and spectrum: a chance of
-    2/(count + 1) at each point that a run of the same law lies outside."""
+    2/(count + 1) at each point that a run of the same law lies outside.
+
+    ``beyond`` (kind, surrogate) is the share of the lags > 0 at which that run is beyond `white_band`, ``rise`` its
+    `spectral_rise`.
+    """
     seeds = np.random.SeedSequence(seed).spawn(count * len(kinds))
     low: dict[str, list[Array]] = {"autocorrelation": [], "spectrum": []}
     high: dict[str, list[Array]] = {"autocorrelation": [], "spectrum": []}
     frequency = np.empty(0)
+    beyond, rises = np.empty((2, len(kinds), count))
     for k, kind in enumerate(kinds):
         found: dict[str, list[Array]] = {"autocorrelation": [], "spectrum": []}
         for i in range(count):
@@ -140,6 +156,8 @@ def surrogate_bands(
             frequency, power = increment_spectrum(series, bins)
             found["spectrum"].append(power.mean(axis=1))
             found["autocorrelation"].append(np.nanmean(autocorrelation(series, lags), axis=1))
+            beyond[k, i] = beyond_white(found["autocorrelation"][-1][lags > 0], epochs)
+            rises[k, i] = spectral_rise(frequency, found["spectrum"][-1])
             progress(k * count + i + 1, count * len(kinds))
         for name, runs in found.items():
             low[name].append(np.min(runs, axis=0))
@@ -150,7 +168,8 @@ def surrogate_bands(
             f"{name}_{edge}": (dims[name], np.stack(table[name]))
             for edge, table in (("low", low), ("high", high))
             for name in dims
-        },
+        }
+        | {"beyond": (("kind", "surrogate"), beyond), "rise": (("kind", "surrogate"), rises)},
         coords={"kind": list(kinds), "lag": lags, "frequency": frequency},
         attrs={"surrogates": count},
     )

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from sde_sgd.study import Study
 
+from ._domain_networks import CURVED, NOISY
 from ._prediction_runs import KINDS, MODES
-from .local_prediction_figures import plot_areas, plot_conditional_loss, plot_variance_ratios
+from .local_prediction_figures import (
+    plot_areas,
+    plot_conditional_loss,
+    plot_domain,
+    plot_mean_shift,
+    plot_variance_ratios,
+)
 
 Cells = Mapping[tuple[float, int], Mapping[str, xr.Dataset]]
 _HOLDS = 0.2  # root mean square of log(measured/predicted variance)
@@ -216,32 +223,76 @@ def _range(values: NDArray[np.float64]) -> str:
     return f"{values.min():.3g} to {values.max():.3g}"
 
 
-def shift_section(study: Study, shifts: Mapping[float, xr.Dataset]) -> None:
+def shift_section(study: Study, shifts: Mapping[str, Mapping[float, xr.Dataset]]) -> None:
+    """`shifts`: of each network, by learning rate, what `mean_shift` gives."""
     section = study.report.section("Beyond constant D: where the mean stands")
     section.text(
-        "Stationarity is E ∇f = 0, so that the mean stands uphill of the point where ∇f = 0 by −½ H⁻¹ f‴:S. The mode "
-        "of the Itô model is shifted by −T H⁻¹ div(D + Q); of that div D is computed. A mode in 885 dimensions cannot "
-        "be seen in iterates, a mean can: the mean is what is compared."
+        "In a steady state E ∇f = 0, so that the mean w̄ stands uphill of the point where ∇f = 0 by "
+        "−H⁻¹E[∇f(w) − ∇f(w̄)], to second order −½ H⁻¹ f‴:S. The average is that of the even part of ∇f about w̄, in "
+        "four clouds: the iterates themselves, a Gaussian one with their covariance, the predicted one N(0, S), and S "
+        "one axis at a time, which is ½ f‴:S wherever there is an f‴. The mode of the Itô model is shifted by "
+        "−T H⁻¹ div(D + Q); of that div D is computed. A mode in 885 dimensions cannot be seen in iterates, a mean can."
     )
-    counted = ", ".join(f"{f.attrs['settled']} of {f.attrs['stable']}" for _, f in sorted(shifts.items(), reverse=True))
-    section.text(f"Eigenvectors of S that relax ten times within the run, and are counted in f‴:S: {counted}.")
     rows = []
-    for _, found in sorted(shifts.items(), reverse=True):
-        x, y = found["predicted"].values, found["measured"].values
-        slope = float((x * y).sum() / (x * x).sum())
-        correlation = float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
-        z = float(np.sqrt((((y - x) / found["error"].values) ** 2).mean()))
-        sizes = [
-            float(np.sqrt(((found[k] / found["deviation"]) ** 2).mean())) for k in ("measured", "predicted", "mode")
-        ]
-        rows.append([f"{found.attrs['temperature']:g}", *(f"{s:.3f}" for s in sizes), f"{slope:.2f}",
-                     f"{correlation:.2f}", f"{z:.1f}"])  # fmt: skip
+    for name, group in shifts.items():
+        for _, found in sorted(group.items(), reverse=True):
+            still = float(np.sqrt(((found["slope"] / found["error"]) ** 2).mean()))
+            size = f"{_size(found, 'measured'):.3f} ± {_size(found, 'error'):.3f}"
+            rows.append(
+                [name, f"{found.attrs['temperature']:.3g}", size, f"{still:.1f}",
+                 *(_against(found, cloud) for cloud in ("own", "gaussian", "predicted", "axes")),
+                 f"{_size(found, 'mode'):.3f}", f"{found.attrs['spread'] / found.attrs['predicted_spread']:.1f}"]
+            )  # fmt: skip
     section.table(
-        ["T", "measured", "predicted", "−T H⁻¹ div D", "slope", "correlation", "rms z"],
+        ["network", "T", "measured", "z of E ∇f", "iterates", "Gaussian, their S", "N(0, S)", "S by axes",
+         "−T H⁻¹ div D", "tr S / predicted"],
         rows,
-        "Root mean squares over the directions, in standard deviations of the cloud; slope and correlation (uncentred) "
-        "of measured against predicted, and the difference in standard errors of the mean. Second order in the cloud's "
-        "size: where correlation is low or z large, it does not describe the mean.",
+        "Root mean squares over the directions, in predicted standard deviations of the cloud; in brackets slope and "
+        "correlation (uncentred) of the measured shift against it. z: root mean square of the mean slope over its "
+        "error, about 1 in a steady state. tr S: of all weights, the iterates' over the predicted.",
+    )  # fmt: skip
+    for name, group in shifts.items():
+        section.text(_which(name, group))
+    figure = study.figures["shift"] = plot_mean_shift({name: group[min(group)] for name, group in shifts.items()})
+    section.figure(
+        figure,
+        "At the smallest η, along the directions; bars are two standard errors of the mean. The line is equality.",
+        "Measured against predicted shift of the mean, by the whole cloud and axis by axis",
+    )
+
+
+def _size(found: xr.Dataset, name: str) -> float:
+    return float(np.sqrt(((found[name] / found["deviation"]) ** 2).mean()))
+
+
+def _fit(found: xr.Dataset, name: str) -> tuple[float, float]:
+    """Slope and uncentred correlation of the measured shift against a predicted one, in standard deviations."""
+    x, y = (found[key].values / found["deviation"].values for key in (name, "measured"))
+    return float((x * y).sum() / (x * x).sum()), float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
+
+
+def _against(found: xr.Dataset, name: str) -> str:
+    slope, correlation = _fit(found, name)
+    return f"{_size(found, name):.3f} ({slope:.2f}, {correlation:.2f})"
+
+
+def _which(name: str, group: Mapping[float, xr.Dataset]) -> str:
+    """The sentence on the two predictions that the table of one network supports."""
+    whole, axes = (
+        [_size(found, cloud) / _size(found, "measured") for _, found in sorted(group.items(), reverse=True)]
+        for cloud in ("predicted", "axes")
+    )
+    far = max(abs(np.log(a / w)) for a, w in zip(axes, whole)) > np.log(1.5)
+    verdict = (
+        "The two differ: displacements one axis at a time do not stand for the whole cloud, as at kinks, where there "
+        "is no f‴ and the average over the cloud is the prediction."
+        if far
+        else "The two agree: f‴:S is what the cloud's average is."
+    )
+    return (
+        f"{name}, from the largest η to the smallest: predicted over measured size is "
+        f"{', '.join(f'{value:.2f}' for value in whole)} by the cloud N(0, S), and "
+        f"{', '.join(f'{value:.2f}' for value in axes)} by S one axis at a time. {verdict}"
     )
 
 
@@ -286,5 +337,36 @@ def domain_section(study: Study, networks: Mapping[str, Cells]) -> None:
         f"H and D at the pilot's mean. Holds: seeds whose misfit is below {_HOLDS:g}, so that standard deviations are "
         "right to a tenth. Drift: between the means of the halves of a run, in standard deviations, the largest; not "
         "stable: directions with H + λ ≤ 0 at the mean, the most. Near-flat: λ = 1e-4; interpolating: λ = 0, where "
-        "nothing is stationary along rays on which the loss falls for ever.",
+        "nothing is stationary along rays on which the loss falls for ever. Batch norm: tiny-fc with it, 917 weights; "
+        "convolutions: 3 × 3 to 6 and 8 channels, 545 weights, ReLU; both as replicas side by side.",
     )
+    batch, shown = study.config["batch_size"], {}
+    for name, cells in networks.items():
+        shown[name] = {
+            rate / (2 * batch): [_misfit(cell[MODES[0]].isel(kind=0)) for cell in group]
+            for rate, group in by_rate(cells).items()
+        }
+    figure = study.figures["domain"] = plot_domain(shown, _HOLDS).figure
+    section.figure(
+        figure,
+        f"Root mean square of log(measured/predicted variance), a point for each seed; dotted: {_HOLDS:g}, below which "
+        "the prediction counts as holding.",
+        "Misfit of the local prediction of each network against temperature",
+    )
+    for name, cells in networks.items():
+        each = [cell[MODES[0]].isel(kind=0) for cell in cells.values()]
+        misfits = np.array([_misfit(run) for run in each])
+        if (misfits >= _HOLDS).any():
+            typical = np.exp([np.log(run["ratio"].values).mean() for run in each])
+            section.text(
+                f"{name}: it does not hold in {int((misfits >= _HOLDS).sum())} of {len(each)} runs. The variance is "
+                f"{typical.min():.2g} to {typical.max():.2g} times the predicted one (geometric mean over directions)."
+            )
+    if any("batch norm" in name for name in networks):
+        section.text(
+            "With batch norm the loss of a sample depends on its mini-batch. With the statistics of all samples H and "
+            "D are those of a loss that no mini-batch has. What SGD descends is the mean of the mini-batches' losses, "
+            "with their Hessian, and its noise is the covariance of their gradients: both come from real mini-batches "
+            f"in the third kind, H from {CURVED:,} and D from {NOISY:,} of them, and only D in the second. The "
+            "sampling error of these two is in no error bar; areas, which are differences, feel it most."
+        )

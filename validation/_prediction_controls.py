@@ -10,13 +10,14 @@ import xarray as xr
 
 import sde_sgd as sde
 
+from ._mean_shift import along_axes, even_part, predicted_cloud
 from ._prediction_runs import _LOSS, Array, Config, Progress, model_at, slopes, walker
 from .curvature import Curvature
 from .data import Split
 from .gradient_noise import GradientNoise
 from .local_prediction import LocalPrediction, block_variance
 
-_RELAXATIONS = 10.0  # within a run, for a direction to be counted as stationary
+_DRAWS = 1000  # of the predicted cloud, and as many reflected
 
 
 def reversible_null(config: Config, covariance: Array, rates: Array, step: float, progress: Progress) -> xr.Dataset:
@@ -91,11 +92,11 @@ def isotropic_control(
     settle = 0 if activation == "tanh" else config["isotropic_steps"] // 2  # ReLU slides along its kinks first
     sgd = walker(config, data, best, rate, 0, "without_replacement", activation, batch_size=len(data.inputs))
     spread = np.sqrt(temperature / np.maximum(values, decay))
-    sgd._state[0, sgd._order] += vectors @ (spread * generator.standard_normal(best.size))
+    sgd.nudge(vectors @ (spread * generator.standard_normal(best.size)))
     states, kicks = np.empty((steps, k)), np.sqrt(2 * rate * temperature)
     for t in range(-settle, steps):
         sgd.run(1)
-        sgd._state[0] += kicks * generator.standard_normal(best.size)
+        sgd.nudge(kicks * generator.standard_normal(best.size))
         if t < 0:
             continue
         states[t] = directions @ (sgd.weights - best)
@@ -124,13 +125,14 @@ def isotropic_control(
 
 
 def mean_shift(config: Config, data: Split, pilot: xr.Dataset, run: xr.Dataset, progress: Progress) -> xr.Dataset:
-    """Where the mean of the iterates stands against the loss, along the directions, in units of weights.
+    """Where the mean w̄ of the iterates stands against the loss, along the directions, in units of weights.
 
-    Stationarity is E ∇f = 0, so that to second order ∇f(w̄) = −½ f‴:S. ``measured`` is v·∇f(w̄)/h, how far the mean
-    stands uphill, with ``error`` that of v·w̄; ``predicted`` −½ v·f‴:S/h, S that of `LocalPrediction` and f‴ from
-    gradients at ±√3 standard deviations along the eigenvectors of S that relax ten times within the run. ``mode`` is
-    −T v·div D/h, the shift of the mode of the Itô model from the minimum (complete in detailed balance, where
-    div Q = 0): another number, since the density is skew, and not one that iterates in many dimensions show.
+    In a steady state E ∇f = 0, so that ∇f(w̄) = −E[∇f(w) − ∇f(w̄)], to second order −½ f‴:S. ``measured`` is
+    v·∇f(w̄)/h, how far the mean stands uphill, with its ``error``; ``slope`` v·(mean of ∇f)/h, 0 in a steady state. All
+    others are −v·(mean of `even_part`)/h, over different clouds about w̄: the iterates' ``own``; a ``gaussian`` one with
+    their covariance; the ``predicted`` one, N(0, S) of `LocalPrediction` at w̄; and ``axes``, ½ f‴:S by `along_axes`.
+    ``mode`` is −T v·div D/h, the shift of the mode of the Itô model from the minimum (complete in detailed balance,
+    where div Q = 0): another number, since the density is skew, and not one that iterates in many dimensions show.
     """
     rate, decay = pilot.attrs["learning_rate"], config["weight_decay"]
     mean, directions = run["mean"].values, pilot["directions"].values
@@ -139,31 +141,34 @@ def mean_shift(config: Config, data: Split, pilot: xr.Dataset, run: xr.Dataset, 
         model, _LOSS, pair, learning_rate=rate, batch_size=config["batch_size"], weight_decay=decay,
         directions=directions,
     )  # fmt: skip
-    spreads, turn = la.eigh(local.law.covariance)
-    axes = turn.T @ local.basis
-    f = slopes(data, decay, config["activation"])
-    centre = f(mean)[1]
-    bent = np.zeros_like(mean)
-    rates = np.array([axis @ (local.basis.T * local.curvature) @ (local.basis @ axis) for axis in axes])
-    settled = rates * config["run_time"] > _RELAXATIONS  # flatter ones have not reached their law within the run
-    for number, (spread, axis) in enumerate(zip(spreads, axes)):
-        if settled[number] and spread > 1e-12 * spreads[-1]:
-            step = np.sqrt(3 * spread) * axis
-            bent += (f(mean + step)[1] + f(mean - step)[1] - 2 * centre) / 6
-        if number % 50 == 0:
-            progress(number, len(axes))
+    f, generator = slopes(data, decay, config["activation"]), np.random.default_rng([config["seed"], 31])
+    progress(0.2, 1)
+    cloud = even_part(lambda w: f(w)[1], mean, predicted_cloud(local, _DRAWS, generator)) @ directions.T
+    progress(0.5, 1)
+    axes = directions @ along_axes(lambda w: f(w)[1], mean, local)
+    progress(0.8, 1)
     div = GradientNoise(model, _LOSS, pair).divergence(probes=config["divergence_probes"], seed=config["seed"])
     h = local.loss_hessian.diagonal()
-    temperature = local.temperature
+    along = {
+        "measured": run["slope_at_mean"].values,
+        "error": run["mean_slope_error"].values,
+        "slope": run["mean_slope"].values,
+        "own": -run["own_bend"].values,
+        "gaussian": -run["gaussian_bend"].values,
+        "predicted": -cloud.mean(axis=0),
+        "predicted_error": cloud.std(axis=0, ddof=1) / np.sqrt(_DRAWS),
+        "axes": -axes,
+        "mode": -local.temperature * (directions @ div["divergence"].values),
+    }
     return xr.Dataset(
-        {
-            "measured": ("direction", directions @ centre / h),
-            "error": ("direction", run["mean_error"].values),
-            "predicted": ("direction", -directions @ bent / h),
-            "mode": ("direction", -temperature * (directions @ div["divergence"].values) / h),
-            "deviation": ("direction", np.sqrt(local.covariance.diagonal())),
+        {name: ("direction", values / h) for name, values in along.items()}
+        | {"deviation": ("direction", np.sqrt(local.covariance.diagonal()))},
+        attrs={
+            "temperature": local.temperature,
+            "spread": float(run["spread"]),
+            "predicted_spread": float(np.trace(local.law.covariance)),
+            "unstable": local.unstable,
         },
-        attrs={"temperature": temperature, "settled": int(settled.sum()), "stable": len(settled)},
     )
 
 

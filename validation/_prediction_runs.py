@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from ._mean_shift import seen_shift
 from .curvature import Curvature
 from .data import Split
 from .gradient_noise import GradientNoise
@@ -27,6 +28,7 @@ Progress = Callable[[float, float], object]
 MODES = ("with_replacement", "reshuffling")
 KINDS = ("at the mean", "over the cloud", "with kinks")
 _LOSS = nn.CrossEntropyLoss()
+_SHIFTS = 500  # iterates of a run whose slopes are taken, both ways from the mean
 _BINS = np.linspace(-3.0, 3.0, 13)  # in predicted standard deviations
 
 
@@ -178,7 +180,8 @@ def measured_run(
 
     Over kind and direction ``ratio`` of measured to predicted variance with ``ratio_error``; over kind and lag
     ``slope``, ``slope_error``, ``correlation`` and ``p_value``; ``area`` and its error at the first lag.
-    ``density`` (direction, bin) −T log p of the projection, ``loss`` the mean of f over iterates in the bin.
+    ``density`` (direction, bin) −T log p of the projection, ``loss`` the mean of f over iterates in the bin; with
+    replacement what `seen_shift` finds in at most 500 of the iterates, and their ``mean``.
     """
     rate = pilot.attrs["learning_rate"]
     every = spacing(config, rate)
@@ -216,18 +219,16 @@ def measured_run(
     result["p_value"] = ("lag", both["p_value"].values)
     result["overall_p_value"] = ((), float(both["overall_p_value"]))
     states = run["state"].values[0]
-    result["mean_error"] = ("direction", _mean_error(states, config["blocks"]))
     halves = np.stack([part.mean(axis=0) for part in np.array_split(states, 2)])
     result["drift"] = ("direction", np.abs(halves[1] - halves[0]) / states.std(axis=0))
     weights = run["weights"].values
-    result["mean"] = ("weight", weights.mean(axis=0))
+    if mode == MODES[0]:
+        f, some = slopes(data, config["weight_decay"], config["activation"]), weights[:: -(-len(weights) // _SHIFTS)]
+        generator = np.random.default_rng([seed, 29])
+        result = result.merge(seen_shift(lambda w: f(w)[1], some, directions, config["blocks"], generator))
+        result["mean"] = ("weight", some.mean(axis=0))
     densities = _conditional(config, data, weights, states, directions, result["variance"].values, rate)
     return result.merge(densities).assign_attrs(steps=steps, every=every, states=len(states))
-
-
-def _mean_error(states: Array, blocks: int) -> Array:
-    means = np.stack([part.mean(axis=0) for part in np.array_split(states, blocks)])
-    return means.std(axis=0, ddof=1) / np.sqrt(blocks)
 
 
 def losses_at(data: Split, weights: Array, decay: float, activation: str = "relu") -> Array:

@@ -128,18 +128,22 @@ def sgd_run(
 def sde_run(
     config: Mapping[str, Any], start: xr.Dataset, rate: float, batch: int, step: float, seed: int,
     kept: Path | None = None, progress: Callable[[float, float], object] = lambda done, total: None,
+    refinement: int = 1,
 ) -> xr.Dataset:  # fmt: skip
-    """The SDE by Euler–Maruyama of size `step`, seen at the same times; in `kept` lies, after each, how to go on."""
+    """The SDE by Euler–Maruyama of size `step`, seen at the same times; in `kept` lies, after each, how to go on.
+
+    With `refinement` the Brownian paths are those of a run of size step/refinement with the same seed.
+    """
     sde, saves = equation(config, rate, batch), config["saves"]
     each = round(config["time"] / saves / step)
     see = observer(config, start)
-    words = repr((sorted(config.items()), rate, batch, step, seed)).encode()
+    words = repr((sorted(config.items()), rate, batch, step, seed, refinement)).encode()
     question = hashlib.blake2b(words + start["start"].values.tobytes(), digest_size=8).hexdigest()
     state, seen = _resumed(kept, question) or (start["start"].values, {name: [] for name in SEEN})
     for k in range(len(seen["loss"]), saves):
         found = sde.euler(
             steps=each, step=step, replicas=config["replicas"], start=state, first_step=k * each, seed=seed,
-            observe=lambda predict, weights: {"state": weights, **see(predict, weights)},
+            refinement=refinement, observe=lambda predict, weights: {"state": weights, **see(predict, weights)},
         )  # fmt: skip
         state = found["state"].values[:, 0]
         for name in SEEN:
@@ -150,7 +154,7 @@ def sde_run(
                 np.savez(file, question=question, state=state, **arrays)
         progress(k + 1, saves)
     dims = ("replica", "time", "projection_0")
-    settings = {"learning_rate": rate, "batch_size": batch, "step": step, "seed": seed}
+    settings = {"learning_rate": rate, "batch_size": batch, "step": step, "seed": seed, "refinement": refinement}
     columns = {name: (dims[: np.ndim(seen[name])], np.stack(seen[name], axis=1)) for name in SEEN}
     time = step * each * np.arange(1, saves + 1)
     return xr.Dataset(columns, {"time": time}, settings)
@@ -168,10 +172,11 @@ def _resumed(kept: Path | None, question: str) -> tuple[NDArray, dict[str, list]
 # How far apart ---------------------------------------------------------------------------------------------------
 
 
-def compared(one: xr.Dataset, other: xr.Dataset, start_loss: float) -> xr.Dataset:
+def compared(one: xr.Dataset, other: xr.Dataset, start_loss: float, paired: bool = False) -> xr.Dataset:
     """Means of `one` less those of `other`, as a share, with the standard error over replicas: (quantity, time).
 
     The share is of the distance, or of the loss or its change since the start, whichever is larger, in `other`.
+    Replicas are independent in the two, or `paired`: the same Brownian paths.
     """
     gaps, errors = [], []
     for name in QUANTITIES:
@@ -180,7 +185,8 @@ def compared(one: xr.Dataset, other: xr.Dataset, start_loss: float) -> xr.Datase
         if name == "loss":
             scale = np.maximum(scale, np.abs(b.mean(axis=0) - start_loss))
         gaps.append((a.mean(axis=0) - b.mean(axis=0)) / scale)
-        errors.append(np.sqrt(a.var(axis=0, ddof=1) / len(a) + b.var(axis=0, ddof=1) / len(b)) / scale)
+        alone = a.var(axis=0, ddof=1) / len(a) + b.var(axis=0, ddof=1) / len(b)
+        errors.append(np.sqrt((a - b).var(axis=0, ddof=1) / len(a) if paired else alone) / scale)
     return xr.Dataset(
         {"gap": (("quantity", "time"), gaps), "error": (("quantity", "time"), errors)},
         coords={"quantity": list(QUANTITIES), "time": other["time"].values},

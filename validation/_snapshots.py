@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,10 +23,7 @@ class Snapshots:
     def __init__(self, stem: Path, walker: OneHiddenLayer, epochs: int, every: int, directions: NDArray[np.float64]):
         self._stem, self._walker, self._epochs, self._every = stem, walker, epochs, every
         self._directions = directions
-        digest = hashlib.blake2b(repr((walker.settings, walker.step, epochs, every)).encode(), digest_size=8)
-        for array in (walker.weights, directions):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        self._question = digest.hexdigest()
+        self._question = walker.question(epochs, every, directions)
         self._rows = epochs * walker.steps_per_epoch // every
         self._done = self._resume()
 
@@ -50,7 +46,7 @@ class Snapshots:
         if point.is_file():
             with np.load(point, allow_pickle=False) as kept:
                 if str(kept["question"]) == self._question:
-                    self._walker._state[:], self._walker.step = kept["end"], int(kept["step"])
+                    self._walker.restore(kept["end"], int(kept["step"]))
                     return int(kept["epochs"])
         for part in ("weights", "state", "loss"):
             self._open(part, "w+").flush()
@@ -70,9 +66,8 @@ class Snapshots:
             for file in files.values():
                 file.flush()
             with replacing(self._path("point", "npz")) as partial, open(partial, "wb") as whole:
-                np.savez(
-                    whole, question=self._question, end=self._walker._state, step=self._walker.step, epochs=self._done
-                )
+                end, step = self._walker.state, self._walker.step
+                np.savez(whole, question=self._question, end=end, step=step, epochs=self._done)
             progress(self._done, self._epochs)
 
     @property

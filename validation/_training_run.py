@@ -131,7 +131,16 @@ class Run:
 
     def _state(self) -> RunState:
         rate = float(self._rates(min(self.step, max(self.total - 1, 0)), 1)[0]) if self.total else float("nan")
-        return replace(self.start, step=self.step, epoch=self.step / self.recursion.per_epoch, learning_rate=rate)
+        epoch = self.step / self.recursion.per_epoch
+        return replace(self.start, step=self.step, epoch=epoch, learning_rate=rate, velocity=self._velocity())
+
+    def _velocity(self) -> torch.Tensor | None:
+        """(d,) v before the next step; None without momentum and before the first."""
+        if not self.recursion.momentum or not self.step:
+            return None
+        speeds = [self._optimizer.state[weight].get("momentum_buffer") for weight in trainable(self.model)]
+        moved = [torch.zeros_like(w) if v is None else v for w, v in zip(trainable(self.model), speeds)]
+        return torch.cat([v.detach().reshape(-1) for v in moved])
 
     def _save(self, streams) -> None:
         for rows in self.rows:

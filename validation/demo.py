@@ -1,6 +1,12 @@
-"""The demo's chapter on torch: torchsde on the same process, a module on the same samples, a first real network."""
+"""The demo's chapters on torch: torchsde on the same process, a module on the same samples, a first real network; and
+what `sde-sgd diagnose` says of that network."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +19,8 @@ from sde_sgd.distances import Distance, blocks_of, l1_distance
 from sde_sgd.figures import plot_spectrum
 from sde_sgd.study import Road, Study
 
+from ._diagnose_report import summary
+from .diagnose import Question, diagnosed
 from .neuron import replay_sgd
 from .spectra import digits_spectra
 from .torchsde_density import simulate_torchsde
@@ -20,14 +28,21 @@ from .torchsde_density import simulate_torchsde
 
 def networks(study: Study) -> None:
     """Chapter 2: torchsde, torch.optim.SGD, and the spectrum of D of a digits network."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two weights and 150 samples: more threads only wait for each other
-    try:
+    with _one_thread():
         neuron = sde.landscapes.get(study.config["landscape"])
         for temperature in study.config["temperatures"]:
             _torchsde(study, neuron, temperature)
         _module(study, neuron)
         _digits(study)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """At most a few hundred weights and samples: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -189,3 +204,58 @@ def _digits(study: Study) -> None:
         "directions carry 99 % of the trace.",
         "Eigenvalues of D against their index",
     )
+
+
+_ASKED: dict[str, Any] = {
+    "name": "tiny-fc",
+    "data": "digits",
+    "size": 7,
+    "classes": [0, 1, 2, 3, 4],
+    "learning_rate": 0.1,
+    "batch_size": 8,
+    "epochs": 40,
+    "weight_decay": 0.002,
+}
+
+
+def diagnosis(study: Study) -> None:
+    """Chapter 4: what `sde-sgd diagnose` says of tiny-fc on digits, on a page of its own beside the demo's."""
+    name = "diagnose"
+    fresh = not study.run.has(f"diagnostics-{name}")  # so that a demo begun afresh has a page as fresh
+    with _one_thread():
+        run = diagnosed(Question(**_ASKED), study.console, root=study.run.folder.parent, fresh=fresh)
+    said = summary(run)
+    local = study.stage("diagnostics", name, lambda progress: run.result()["local"].to_dataset())
+    options = " ".join(
+        f"--{name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in _ASKED.items()
+        if name != "name"
+    )
+    section = study.report.section("A network diagnosed")
+    section.text(
+        f"The digits network again, after {_ASKED['epochs']} epochs with weight decay, by the command that takes "
+        f"anybody's network in the place of tiny-fc: sde-sgd diagnose {_ASKED['name']} {options}. Where a hypothesis "
+        "of the theory fails, that is a finding about this network."
+    )
+    address = os.path.relpath(run.report_path, study.run.folder).replace(os.sep, "/")
+    section.link(address, "Its own page, with the predicted variances")
+    for found in said["verdicts"]:
+        if found["holds"] is None:
+            section.text(found["sentence"])
+        else:
+            section.verdict(found["holds"], found["sentence"])
+    ax = plot_spectrum({"D": local["diffusion_eigenvalues"].values, "H": local["hessian_eigenvalues"].values})
+    study.figures["diagnose-spectrum"] = ax.figure
+    falls = [float(local[f"{of}_eigenvalues"][0] / local[f"{of}_eigenvalues"][-1]) for of in ("diffusion", "hessian")]
+    section.figure(
+        ax.figure,
+        f"Over {local.sizes['index']} directions the eigenvalues of D fall by a factor of {falls[0]:.0f}, those of H "
+        f"by {falls[1]:.0f}: the noise is far from isotropic, as the curvature is.",
+        "Eigenvalues of D and H against their index, both falling",
+    )
+    section.text(
+        f"Noise and curvature do not have the same directions: in the space of those shown, which holds "
+        f"{100 * float(local['inside']):.0f} % of tr D, |HD − DH| is {float(local['commutator']):.2f} of |HD|. The "
+        f"current that follows is {float(local['current']):.2f} of the noise."
+    )
+    section.table(["", "value"], [[name, value] for name, value in said["numbers"].items()], "At the weights reached.")

@@ -20,6 +20,7 @@ from torch.nn.utils import parameters_to_vector
 import sde_sgd as sde
 from sde_sgd import _checks
 from sde_sgd._console import Console
+from sde_sgd.results import Run
 
 from ._numbers import LARGEST_SEED, from_zero
 from ._prediction_space import joint_span, leading_pairs
@@ -331,11 +332,9 @@ def against_svag(question: Question, subject: Subject, progress=lambda done, tot
     return found if gone.any() else found.assign(compared(found))
 
 
-def run_diagnosis(question: Question, console: Console, *, root, fresh: bool, as_json: bool) -> None:
-    """Compute what is not kept yet, and tell it: a page, a table on the terminal, or JSON."""
-    from sde_sgd.results import Run
-
-    from ._diagnose_report import page, show
+def diagnosed(question: Question, console: Console, *, root, fresh: bool = False) -> Run:
+    """The finished run of this question, with its page; what is kept of it is not computed again."""
+    from ._diagnose_report import page
 
     subject = subject_of(question.checked())
     start = subject.fingerprint()
@@ -359,4 +358,4 @@ def run_diagnosis(question: Question, console: Console, *, root, fresh: bool, as
             if question.svag_steps:
                 groups["/svag"] = stage("svag", "SVAG test", lambda p: against_svag(question, subject, p))
         page(run, question, groups)
-    show(run, console, as_json)
+    return run

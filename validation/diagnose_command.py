@@ -43,7 +43,8 @@ def diagnose(
     """What the theory says of SGD on your network: temperature, noise, curvature, and whether its SDE describes it."""
     from sde_sgd._console import Console
 
-    from .diagnose import Question, run_diagnosis
+    from ._diagnose_report import show, summary
+    from .diagnose import Question, diagnosed
 
     question = Question(
         name=name,
@@ -67,7 +68,9 @@ def diagnose(
         seed=seed,
         device=device,
     )
-    run_diagnosis(question, Console(quiet), root=root, fresh=fresh, as_json=as_json)
+    console = Console(quiet)
+    run = diagnosed(question, console, root=root, fresh=fresh)
+    console.json(summary(run)) if as_json else show(run, console)
 
 
 def _labels(text: str) -> list[int]:

@@ -78,3 +78,55 @@ def plot_conditional_loss(run: xr.Dataset, directions: Sequence[int] = (0, 5, 11
     panel.set_ylabel("above the lowest")
     panel.legend(loc="upper center")
     return figure
+
+
+@styled
+def plot_mean_shift(shifts: Mapping[str, xr.Dataset]) -> Figure:
+    """Measured shift of the mean −v·∇f(w̄)/h against two predictions, a panel for each network.
+
+    Takes over direction ``measured``, ``error``, ``predicted`` (by the whole cloud), ``axes`` (one axis at a time) and
+    ``deviation``, in whose units all are shown.
+    """
+    if not shifts:
+        raise ValueError("there is no shift to show")
+    figure = new_figure(3.9 * len(shifts), 3.5)
+    for panel, (name, found) in zip(figure.subplots(1, len(shifts), squeeze=False).ravel(), shifts.items()):
+        y, error, whole, axes = (
+            found[key].values / found["deviation"].values for key in ("measured", "error", "predicted", "axes")
+        )
+        reach = 1.1 * max(float(np.abs(values).max()) for values in (whole, axes))
+        for values, marker, label in ((whole, "o", "whole cloud"), (axes, "s", "axis by axis")):
+            panel.errorbar(values, y, 2 * error, fmt=marker, ms=3.5, lw=1, label=label)
+        panel.plot([-reach, reach], [-reach, reach], color=INK, lw=1.0)
+        height = 1.25 * float(np.abs(y).max() + 2 * error.max())
+        panel.set(title=name, xlabel="predicted, standard deviations", xlim=(-reach, reach), ylim=(-height, height))
+        panel.grid(True, which="major")
+    figure.axes[0].set_ylabel("measured")
+    figure.axes[0].legend()
+    return figure
+
+
+@styled
+def plot_domain(misfits: Mapping[str, Mapping[float, Sequence[float]]], limit: float, ax: Axes | None = None) -> Axes:
+    """Misfit of the prediction against T, a line for each network through the means of its seeds, each seed a point.
+
+    The misfit is the root mean square of log(measured/predicted variance); the line at `limit` is where it holds.
+    """
+    if not misfits:
+        raise ValueError("there is no network to show")
+    ax = axes_or_new(ax, 6.8, 3.9)
+    for number, (name, group) in enumerate(misfits.items()):
+        temperatures = np.array(sorted(group))
+        at = temperatures * 1.03 ** (number - (len(misfits) - 1) / 2)
+        (line,) = ax.plot(at, [np.mean(group[t]) for t in temperatures], lw=1.2, ls="-" if number < 7 else "--")
+        for x, t in zip(at, temperatures):
+            ax.plot(np.full(len(group[t]), x), group[t], "o", ms=3.5, color=line.get_color())
+        line.set(marker="o", ms=3.5, label=name)
+    ax.axhline(limit, color=INK, lw=1.0, ls=":")
+    ticks = sorted({t for group in misfits.values() for t in group})
+    ax.set(xscale="log", xlabel="temperature", ylabel="misfit", ylim=(0, None))
+    ax.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
+    ax.minorticks_off()
+    ax.grid(True, which="major")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax

@@ -53,7 +53,7 @@ def pilot_run(config: Mapping[str, Any], data: Split, progress=lambda done, tota
 
     ``start`` (weight), weights at the pilot's end; ``mean`` w̄; ``curvature`` (weight), eigenvalues of H + λ at w̄,
     descending, ``noise`` the diagonal of D in H's eigenvectors, ``directions`` (direction, weight) the leading ones
-    and ``direction_noise`` D among them.
+    and ``direction_noise`` D among them; here D is b times the covariance of a batch's gradient, as it is drawn.
     """
     model = tiny_fc(seed=config["seed"])
     hot = _walker(model, data, config, config["burn_in_learning_rate"], 2 * config["seed"])
@@ -72,6 +72,7 @@ def pilot_run(config: Mapping[str, Any], data: Split, progress=lambda done, tota
     values, vectors = np.linalg.eigh(Curvature(model, nn.CrossEntropyLoss(), pair).matrix())
     values, vectors = values[::-1], vectors[:, ::-1]
     noise = vectors.T @ GradientNoise(model, nn.CrossEntropyLoss(), pair).matrix() @ vectors
+    noise = drawn(config, noise, len(data.inputs))
     k = config["directions"]
     return xr.Dataset(
         {
@@ -85,6 +86,13 @@ def pilot_run(config: Mapping[str, Any], data: Split, progress=lambda done, tota
         },
         attrs={"samples": len(data.inputs), "steps_per_epoch": hot.steps_per_epoch, "parameters": mean.size},
     )
+
+
+def drawn(config: Mapping[str, Any], noise: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
+    """b times the covariance of a batch's gradient, of D: D itself, or (N−b)/(N−1)·D for fresh subsets."""
+    if config["sampling"] == "without_replacement":
+        return noise * (samples - config["batch_size"]) / (samples - 1)
+    return noise
 
 
 def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[float, float], object]) -> xr.Dataset:
@@ -250,8 +258,8 @@ EXPERIMENT = Experiment(
         "learning_rate": Setting(1e-3, "η of pilot and run", 1e-7, 10.0),
         "batch_size": Setting(32, "b", 1, _SAMPLES - 1),
         "weight_decay": Setting(2e-3, "λ; without it nothing is stationary", 0.0, 1.0),
-        "sampling": Setting(
-            "with_replacement", "of mini-batches", choices=("with_replacement", "without_replacement", "reshuffling")
+        "sampling": Setting(  # reshuffled batches are not independent: surrogates and areas would be of another run
+            "with_replacement", "of mini-batches", choices=("with_replacement", "without_replacement")
         ),
         "directions": Setting(8, "steepest directions of the pilot", 2, 50),
         "every": Setting(5, "steps between projections", 1, 1000),

@@ -152,6 +152,7 @@ class NetworkSDE:
         save_every: int | None = None,
         observe: Observe | None = None,
         increments: ArrayLike | None = None,
+        refinement: int = 1,
         first_replica: int = 0,
         first_step: int = 0,
         seed: int = 0,
@@ -165,6 +166,8 @@ class NetworkSDE:
         save_every : save at the start and every so many steps; None: after the last one.
         observe : as of `ensemble`: what to save in place of the weights.
         increments : (steps, replicas, N), ΔW_k to take in place of random ones.
+        refinement : ΔW is the sum of so many increments, a divisor of 32, as a run with step h/refinement and the same
+            seed takes them: one Brownian path at two step sizes, for the error of the step without that of chance.
         first_replica, first_step : of a run in pieces; noise is a function of (seed, replica, step) alone.
 
         Returns
@@ -174,10 +177,13 @@ class NetworkSDE:
 
         Raises ValueError for arguments out of range or what does not fit in memory, `Diverged` naming replica and step.
         """
-        run = self._checked(steps, step, replicas, start, save_every, first_replica, first_step, seed, increments)
-        _checks.function("observe", observe)
-        _checks.function("progress", progress)
-        return self._dataset(run, self._euler_states(run, progress), observe, "euler")
+        finer = _checks.whole("refinement", refinement, 1, BLOCK)
+        if BLOCK % finer:
+            raise ValueError(f"refinement={refinement} must divide {BLOCK}, the steps whose normals are drawn together")
+        run = self._checked(
+            steps, step, replicas, start, save_every, first_replica, first_step, seed, increments, observe, progress
+        )
+        return self._dataset(run, self._euler_states(run, finer, progress), observe, "euler")
 
     def torchsde(
         self,
@@ -197,9 +203,7 @@ class NetworkSDE:
         Arguments and result as of `euler`. Time restarts at 0 in every segment of at most 10⁴ steps, each with a
         ``BrownianInterval`` of its own keyed by (seed, segment). Two backward passes a step where `euler` takes one.
         """
-        run = self._checked(steps, step, replicas, start, save_every, 0, 0, seed, increments)
-        _checks.function("observe", observe)
-        _checks.function("progress", progress)
+        run = self._checked(steps, step, replicas, start, save_every, 0, 0, seed, increments, observe, progress)
         return self._dataset(run, self._torchsde_states(run, progress), observe, "torchsde")
 
     def svag(
@@ -246,7 +250,11 @@ class NetworkSDE:
 
     # How they run -------------------------------------------------------------------------------------------
 
-    def _checked(self, steps, step, replicas, start, save_every, first_replica, first_step, seed, increments) -> Run:
+    def _checked(
+        self, steps, step, replicas, start, save_every, first_replica, first_step, seed, increments, observe, progress
+    ) -> Run:
+        _checks.function("observe", observe)
+        _checks.function("progress", progress)
         steps = _checks.whole("steps", steps, 1)
         replicas = _checks.whole("replicas", replicas, 1, 2**31)
         n, d = self.samples, self.dim
@@ -270,21 +278,21 @@ class NetworkSDE:
             _checks.whole("seed", seed, 0, LARGEST_SEED), given,
         )  # fmt: skip
 
-    def _euler_states(self, run: Run, progress) -> Iterator[Tensor]:
+    def _euler_states(self, run: Run, finer: int, progress) -> Iterator[Tensor]:
         state, noise = run.start, None
         with torch.no_grad():
             for k in range(run.steps // run.every * run.every):
-                at, place = divmod(run.first_step + k, BLOCK)
+                at, place = divmod((run.first_step + k) * finer, BLOCK)
                 if run.increments is not None:
                     drawn = run.increments[k].to(self.device)
                 else:
                     if noise is None or place == 0:
                         noise = torch.from_numpy(run.normals(at, self.samples)).to(self.device)
-                    drawn = float(np.sqrt(run.step)) * noise[:, place]
+                    drawn = float(np.sqrt(run.step / finer)) * noise[:, place : place + finer].sum(dim=1)
                 pulled = self._pulled(state, self._mean(state, run.step) + self._noise(drawn))[0]
                 state = state * (1.0 - run.step * self.weight_decay) + pulled
                 saved = (k + 1) % run.every == 0
-                if saved or place == BLOCK - 1 or k + 1 == run.steps:
+                if saved or place + finer == BLOCK or k + 1 == run.steps:
                     run.require_finite(state, k + 1)
                     if progress is not None:
                         progress(k + 1, run.steps)

@@ -18,11 +18,10 @@ import sde_sgd as sde
 from sde_sgd import _checks, _memory
 from sde_sgd._files import replacing
 from sde_sgd.errors import Diverged
-from sde_sgd.paths._sgd import SAMPLING
 from sde_sgd.results import provenance
 
 from . import _one_hidden_layer_kernel as kernel
-from ._numbers import from_zero
+from ._recursion import Recursion
 
 _CHUNK = 20_000  # steps at once: picks of a few MB, and a whole number of them between checkpoints
 _ACTIVATIONS = {nn.ReLU: kernel.RELU, nn.Tanh: kernel.TANH}
@@ -66,17 +65,12 @@ class OneHiddenLayer:
         criterion = _CRITERIA[_checks.choice("loss", loss, list(_CRITERIA))]
         self._kinds = (_ACTIVATIONS[type(activation)], criterion)
         self._inputs, self._labels, self._targets = _samples(inputs, targets, self._sizes, loss)
-        self._sampling = _checks.choice("sampling", sampling, list(SAMPLING))
-        self._batch = _checks.whole("batch_size", batch_size, 1, len(self._inputs), "there are as many samples")
+        self.recursion = Recursion.checked(
+            len(self._inputs), batch_size, sampling, momentum, nesterov, weight_decay, 1, seed
+        )
         self._rates = _checks.finite_array("learning_rate", learning_rate)
         if self._rates.ndim > 1 or not (self._rates > 0).all():
             raise ValueError(f"learning_rate must be > 0, a number or one per step, got {learning_rate!r}")
-        self._momentum = from_zero("momentum", momentum, below=1.0)
-        self._nesterov = bool(nesterov)
-        if nesterov and not momentum:
-            raise ValueError("nesterov=True needs momentum > 0, which it looks ahead along")
-        self._decay = from_zero("weight_decay", weight_decay)
-        self._seed = _checks.whole("seed", seed, 0, 2**64 - 1)
         self._order = _torch_order(self._sizes)
         start = parameters_to_vector(model.parameters()).detach().cpu().numpy()
         self._state = np.zeros((2, start.size))  # weights and velocity, as the kernel orders them
@@ -84,8 +78,8 @@ class OneHiddenLayer:
         self.step = 0
         self.settings = {
             "learning_rate": self._rates.tolist() if self._rates.ndim == 0 or self._rates.size <= 16 else "an array",
-            "batch_size": self._batch, "sampling": sampling, "momentum": self._momentum, "nesterov": int(nesterov),
-            "weight_decay": self._decay, "loss": loss, "seed": self._seed, "samples": len(self._inputs),
+            **{name: value for name, value in self.recursion.settings().items() if name not in ("svag", "epoch_steps")},
+            "loss": loss, "activation": type(activation).__name__.lower(),
         }  # fmt: skip
 
     @property
@@ -96,7 +90,28 @@ class OneHiddenLayer:
     @property
     def steps_per_epoch(self) -> int:
         """⌈N/b⌉."""
-        return -(-len(self._inputs) // self._batch)
+        return self.recursion.per_epoch
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """(2, d), a copy: weights and velocity, as the kernel orders them; with `step`, all that a run goes on from."""
+        return self._state.copy()
+
+    def restore(self, state: ArrayLike, step: int) -> None:
+        """Be where a run of the same settings was whose `state` and `step` these are."""
+        self._state[:] = _checks.finite_array("state", state, self._state.shape)
+        self.step = _checks.whole("step", step, 0)
+
+    def nudge(self, displacement: ArrayLike) -> None:
+        """w ← w + displacement (d,), in the order of `parameters_to_vector`; the velocity stays."""
+        self._state[0, self._order] += _checks.finite_array("displacement", displacement, self._order.shape)
+
+    def question(self, *more) -> str:
+        """A digest of what the steps from here on depend on (state, data, settings, version), and of `more`."""
+        digest = hashlib.blake2b(repr((sde.__version__, self.settings, self._sizes, self.step)).encode(), digest_size=8)
+        for item in (self._state, self._rates, self._inputs, self._labels, self._targets, *more):
+            digest.update(np.ascontiguousarray(-1 if item is None else item).tobytes())
+        return digest.hexdigest()
 
     def load_into(self, model: nn.Module) -> None:
         """Give a model of the same form the weights reached."""
@@ -112,6 +127,7 @@ class OneHiddenLayer:
         """
         steps = _checks.whole("steps", steps, 1)
         every = _checks.whole("every", every, 1)
+        one = self.recursion
         along = np.empty((self._state.shape[1], 0)) if directions is None else self._ordered(directions)
         rows = (self.step + steps) // every - self.step // every
         _memory.refuse_beyond(8.0 * rows * (along.shape[1] + 1), f"{rows} rows of projections", "record less often")
@@ -120,14 +136,14 @@ class OneHiddenLayer:
         for begin in range(0, steps, _CHUNK):
             count = min(_CHUNK, steps - begin)
             picks = sde.sample_indices(
-                len(self._inputs), batch_size=self._batch, steps=count, seed=self._seed, sampling=self._sampling,
+                one.samples, batch_size=one.batch_size, steps=count, seed=one.seed, sampling=one.sampling,
                 first_step=self.step,
             )  # fmt: skip
             end = row + (self.step + count) // every - self.step // every
             weights, velocity = self._state
             taken = kernel.advance(
                 self._inputs, self._labels, self._targets, picks, weights, velocity, self._sizes, self._kinds,
-                self._rates_of(count), self._momentum, self._nesterov, self._decay, self.step > 0, along, every,
+                self._rates_of(count), one.momentum, one.nesterov, one.weight_decay, self.step > 0, along, every,
                 self.step, projections[row:end], losses[row:end],
             )  # fmt: skip
             if taken < count or not np.isfinite(self._state).all():
@@ -196,7 +212,7 @@ def trajectory(
             if kept is not None:
                 kept.write(begin, part)
         else:
-            network._state[:], network.step = part["end"], first + min(begin + chunk, steps)
+            network.restore(part["end"], first + min(begin + chunk, steps))
         parts.append(part)
         if progress is not None:
             progress(min(begin + chunk, steps), steps)
@@ -215,7 +231,7 @@ def _chunk(network: OneHiddenLayer, steps: int, directions, every: int, snapshot
         left -= stop
         if snapshot_every is not None and network.step % snapshot_every == 0:
             snapshots.append(network.weights)
-    part = {"state": np.concatenate(rows), "loss": np.concatenate(values), "end": network._state.copy()}
+    part = {"state": np.concatenate(rows), "loss": np.concatenate(values), "end": network.state}
     if snapshot_every is not None:
         part["weights"] = np.array(snapshots).reshape(-1, network.weights.size)
     return part
@@ -242,10 +258,7 @@ class _Chunks:
 
     def __init__(self, folder: Path, network: OneHiddenLayer, *asked):
         folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.blake2b(repr((sde.__version__, network.settings, network.step)).encode(), digest_size=8)
-        for item in (network._state, network._rates, network._inputs, network._labels, network._targets, *asked):
-            digest.update(np.ascontiguousarray(-1 if item is None else item).tobytes())
-        self._folder, self._question = folder, digest.hexdigest()
+        self._folder, self._question = folder, network.question(*asked)
         others = [file for file in folder.glob("*.npz") if not file.name.startswith(self._question)]
         if others:
             raise ValueError(f"{folder} holds another run ({others[0].name}); delete it, or name another folder")
@@ -274,6 +287,8 @@ def _parts(model: nn.Module) -> tuple[nn.Linear, nn.Module, nn.Linear]:
         raise ValueError(f"the hidden layer must be followed by ReLU or Tanh, got {kinds}; use train_sgd for others")
     if parts[0].bias is None or parts[2].bias is None:
         raise ValueError("both Linear layers must have a bias; use train_sgd for others")
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("every weight of the model must be trainable (requires_grad); use train_sgd for frozen ones")
     if any(parameter.dtype != torch.float64 for parameter in model.parameters()):
         raise ValueError("the model must be float64, as model.double() makes it: increments near a minimum round away")
     return parts[0], parts[1], parts[2]

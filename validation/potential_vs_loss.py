@@ -15,6 +15,7 @@ import xarray as xr
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
+from . import _domain_networks as domain
 from . import _prediction_controls as controls
 from . import _prediction_runs as runs
 from ._potential_report import (
@@ -102,14 +103,10 @@ def _report(study: Study, data: Split, cells: dict) -> None:
         for activation in ("tanh", "relu")
         for k, t in enumerate(config[f"isotropic_{activation}"])
     ]
-    shifts = {
-        rate: study.stage(
-            "potential",
-            f"shift-{k}",
-            partial(controls.mean_shift, config, data, cells[rate, 0]["pilot"], cells[rate, 0][runs.MODES[0]]),
-        )
-        for k, rate in enumerate(config["learning_rates"])
-    }
+    others = _domain(study, data, cells)
+    shifts = {config["activation"]: _shifts(study, data, config, cells, "shift")}
+    if config["activation"] != "tanh":  # where f has a third derivative
+        shifts["tanh"] = _shifts(study, data, {**config, **VARIANTS["tanh"]}, others["tanh"], "shift-tanh")
     estimates = {
         mode: study.stage(
             "potential",
@@ -118,22 +115,33 @@ def _report(study: Study, data: Split, cells: dict) -> None:
         )
         for mode in runs.MODES
     }
-    others = _domain(study, data, cells) if config["domain"] else {}
     variance_section(study, cells)
     area_section(study, cells, null)
     isotropic_section(study, isotropic)
     density_section(study, first)
     shift_section(study, shifts)
     estimate_section(study, estimates, pilot)
-    if others:
-        domain_section(study, others)
+    domain_section(study, others)
+
+
+def _shifts(study: Study, data: Split, config: Mapping[str, Any], cells: dict, stage: str) -> dict[float, xr.Dataset]:
+    return {
+        rate: study.stage(
+            "potential",
+            f"{stage}-{k}",
+            partial(controls.mean_shift, config, data, cells[rate, 0]["pilot"], cells[rate, 0][runs.MODES[0]]),
+        )
+        for k, rate in enumerate(config["learning_rates"])
+    }
 
 
 def _domain(study: Study, data: Split, cells: dict) -> dict[str, dict]:
     """The same prediction for other networks: shorter runs, H and D at the pilot's mean, batches with replacement."""
-    found = {"as above": cells}
-    for number, (name, change) in enumerate(VARIANTS.items()):
-        config = {**study.config, **change, "snapshots": 1, "run_time": study.config["domain_time"]}
+    found = {"tiny-fc": cells}
+    variants = list(VARIANTS.items()) if study.config["domain"] else [("tanh", VARIANTS["tanh"])]
+    for number, (name, change) in enumerate(variants):
+        run_time = min(study.config["run_time"], study.config["domain_time"])
+        config = {**study.config, **change, "snapshots": 1, "run_time": run_time}
         here = found[name] = {}
         for seed, (k, rate) in itertools.product(range(config["seeds"]), enumerate(config["learning_rates"])):
             first = config["seed"] + seed + 1000 * (number + 1)
@@ -153,6 +161,25 @@ def _domain(study: Study, data: Split, cells: dict) -> dict[str, dict]:
             )
             shutil.rmtree(folder, ignore_errors=True)
             here[rate, seed] = {"pilot": pilot, runs.MODES[0]: run}
+    for number, name in enumerate(domain.KINDS if study.config["domain"] else ()):
+        found |= _replicas(study, data, name, study.config["seed"] + 10_000 * (number + 1))
+    return found
+
+
+def _replicas(study: Study, data: Split, name: str, first: int) -> dict[str, dict]:
+    """Cells of a network that runs as an ensemble, all seeds at once, under a name for each kind of H and D."""
+    config, slug = study.config, name.replace(" ", "-")
+    seeds = range(first, first + config["seeds"])
+    start = study.stage("domain", f"{slug}-start", partial(domain.start_weights, name, config, data, seeds))
+    found: dict[str, dict] = {f"{name}, {kind}": {} for kind in domain.KINDS[name]}
+    for k, rate in enumerate(config["learning_rates"]):
+        go = partial(domain.pilot, name, config, data, start["weights"].values, rate, first + 100 * k + 1)
+        pilot = study.stage("domain", f"{slug}-pilot-{k}", go)
+        go = partial(domain.measured, name, config, data, pilot, first + 100 * k + 51)
+        run = study.stage("domain", f"{slug}-run-{k}", go)
+        for (at, kind), seed in itertools.product(enumerate(domain.KINDS[name]), range(config["seeds"])):
+            cell = (part.isel(seed=seed, kind=[at]) for part in (pilot, run))
+            found[f"{name}, {kind}"][rate, seed] = dict(zip(("pilot", runs.MODES[0]), cell))
     return found
 
 
@@ -175,7 +202,7 @@ def _check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"area_lags must increase, got {lags}")
     if len(set(rates)) < len(rates):
         raise ValueError(f"learning_rates must differ, got {rates}")
-    shortest = min(config["run_time"], config["domain_time"]) if config["domain"] else config["run_time"]
+    shortest = min(config["run_time"], config["domain_time"])
     for rate in rates:
         every = max(1, round(max(rates) / rate))
         states, needed = shortest / (rate * every), config["blocks"] * max(4 * lags[-1], 64)
@@ -195,8 +222,10 @@ EXPERIMENT = Experiment(
         "batch_size": Setting(8, "b", 1, _SAMPLES - 1),
         "weight_decay": Setting(2e-3, "λ; without it nothing is stationary", 1e-5, 1.0),
         "activation": Setting("relu", "of the hidden layer", choices=("relu", "tanh")),
-        "domain": Setting(True, "whether other networks are tried as well"),
-        "domain_time": Setting(20_000.0, "η × steps of each of their runs", 10.0, 1e8),
+        "domain": Setting(True, "whether networks other than these and tanh are tried as well"),
+        "domain_time": Setting(20_000.0, "η × steps of each of their runs, all replicas together", 10.0, 1e8),
+        "replicas": Setting(16, "of each seed, of networks with batch norm and with convolutions", 2, 10_000),
+        "ensemble_burn_in_time": Setting(10_000.0, "η × steps of theirs at the largest η", 1.0, 1e8),
         "burn_in_time": Setting(100_000.0, "η × steps at the largest η, from the initialisation", 1.0, 1e8),
         "settle_time": Setting(5000.0, "η × steps at its own η, before each pilot", 1.0, 1e8),
         "pilot_time": Setting(20_000.0, "η × steps whose mean has H, D and the directions", 1.0, 1e8),
@@ -218,6 +247,7 @@ EXPERIMENT = Experiment(
     quick={
         "seeds": 1,
         "domain": False,
+        "domain_time": 6000.0,
         "burn_in_time": 20_000.0,
         "settle_time": 500.0,
         "pilot_time": 2000.0,

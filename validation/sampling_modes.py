@@ -229,6 +229,16 @@ def _ratio_section(study: Study, pilot: xr.Dataset, runs: Mapping[str, xr.Datase
         f"{subset.min():.3f} to {subset.max():.3f}, at most {np.abs(z).max():.1f} standard errors off (allowed: "
         f"{limit:g}).",
     )
+    weight = subset_error**-2
+    mean, mean_error = float((weight * subset).sum() / weight.sum()), float(weight.sum() ** -0.5)
+    section.text(
+        f"Over all directions, weighted by their errors, the ratio is {mean:.4f} ± {mean_error:.4f}: "
+        + (
+            f"{abs(mean - 1) / mean_error:.1f} standard errors from 1, so that the factor is seen."
+            if abs(mean - 1) > 3 * mean_error
+            else f"at b = {config['batch_size']} this cannot tell the factor from 1; a larger batch_size can."
+        )
+    )
     found, error = ratio(runs[MODES[2]], base)
     exact = (theory["variance"].sel(mode=MODES[2]) / theory["variance"].sel(mode=MODES[0])).values
     flat = exact < 0.5
@@ -281,17 +291,21 @@ def _ratio_section(study: Study, pilot: xr.Dataset, runs: Mapping[str, xr.Datase
     section.figure(
         figure,
         "Ratio of variances, bars of two standard errors. Flat directions are quiet under reshuffling because an "
-        "epoch's "
-        "noise adds up to zero before the weights have moved.",
+        f"epoch's noise {'nearly ' if rest else ''}adds up to zero before the weights have moved.",
         "Ratio of variances against curvature on logarithmic axes",
     )
+
+
+def _quietest(theory: xr.Dataset) -> int:
+    """The direction along which reshuffling cuts the variance most."""
+    return int((theory["variance"].sel(mode=MODES[2]) / theory["variance"].sel(mode=MODES[0])).values.argmin())
 
 
 def _phase_section(study: Study, pilot: xr.Dataset, runs: Mapping[str, xr.Dataset], theory: xr.Dataset) -> None:
     section = study.report.section("Within an epoch")
     blocks = runs[MODES[2]]["phase_variance"]
     relative = blocks / blocks.mean("phase")
-    k = int(theory["variance"].sel(mode=MODES[2]).values.argmin())
+    k = _quietest(theory)
     value, error = relative.mean("block").values, relative.std("block", ddof=1).values / np.sqrt(blocks.sizes["block"])
     phases = theory["phase_variance"].sel(mode=MODES[2])
     exact = (phases / phases.mean("phase")).values
@@ -339,7 +353,7 @@ def _lag_section(study: Study, runs: Mapping[str, xr.Dataset], theory: xr.Datase
         "lag, steps",
         *(f"{mode.replace('_', ' ')}{kind}" for mode in (MODES[0], MODES[2]) for kind in ("", ", exact")),
     ]
-    k = int(theory["variance"].sel(mode=MODES[2]).values.argmin())
+    k = _quietest(theory)
     rows = []
     for lag in theory["lag"].values[::4]:
         pairs = [(runs[m]["correlation"], theory["correlation"].sel(mode=m)) for m in (MODES[0], MODES[2])]

@@ -155,9 +155,9 @@ def train_sgd(
     settings = recursion.settings() | rates.settings() | {"steps": total, "replica": replica}
     folder = None
     if checkpoint is not None:
-        asked = [settings, sde.__version__, str(torch.__version__), place.type, described(loss), described(recorders),
-                 described(kept)]  # fmt: skip
-        folder = Checkpoint(checkpoint, asked, *data, *(tested or ()), *tensors_of(model).values())
+        asked = [settings, sde.__version__, str(torch.__version__), place.type, repr(model), described(loss),
+                 described(recorders), described(kept)]  # fmt: skip
+        folder = Checkpoint(checkpoint, asked, value, *data, *(tested or ()), *tensors_of(model).values())
     run = Run(model, state, rates, [*kept, *recorders], total, folder, every, progress)
     try:
         run.go()

@@ -1,12 +1,5 @@
 """diffusion-matrix, long-trajectory, sampling-modes: their parts against exact laws; the same bits after a kill."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +10,7 @@ import sde_sgd as sde
 from sde_sgd import experiment, figures
 from sde_sgd._console import Console
 from sde_sgd._files import write_bytes
-from sde_sgd.results import Run, load
+from sde_sgd.results import Run
 from sde_sgd.run_command import perform
 from sde_sgd.validation import GradientNoise, OneHiddenLayer, diffusion_matrix, digits, long_trajectory, sampling_modes
 from sde_sgd.validation import tiny_fc as make
@@ -276,36 +269,13 @@ def test_a_tiny_run_is_told_whole(name, tmp_path, undrawn):
 
 
 @pytest.mark.evidence(table="experiments_resumed")
-def test_killed_runs_go_on_with_the_same_bits(table, tmp_path):
+def test_killed_runs_go_on_with_the_same_bits(table, tmp_path, killed):
     """kill −9 at several moments of each experiment, then the same command: stages bit for bit as without."""
     rows = []
     for name in TINY:
         performed(name, tmp_path / "whole")
         (whole,) = (tmp_path / "whole").glob(f"{name}-*")
-        words = [f"--{k.replace('_', '-')}={','.join(map(str, v)) if isinstance(v, list) else v}"
-                 for k, v in TINY[name].items()]  # fmt: skip
-        command = [sys.executable, "-c", "from sde_sgd.cli import main; main()"]
-        command += ["run", name, *words, "--root", str(tmp_path / "cut"), "--json", "-q"]
-        kills = 0
-        for wanted in (1, 2, 3):  # files that have appeared when it is killed
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            while process.poll() is None:
-                found = [*(tmp_path / "cut").glob(f"{name}-*/stages/*.nc"), *(tmp_path / "cut").glob("*/work/*point*")]
-                if len(found) >= wanted:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.005)
-            process.wait()
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode in (0, 1) and json.loads(done.stdout)["verdicts"], done.stderr
-        (cut,) = (tmp_path / "cut").glob(f"{name}-*")
-        same = 0
-        for path in sorted((whole / "stages").glob("*.nc")):
-            assert load(path).drop_attrs().identical(load(cut / "stages" / path.name).drop_attrs()), path.name
-            same += 1
-        assert kills >= 1
-        rows.append([name, kills, same])
+        rows.append([name, *killed(name, TINY[name], whole, "*point*", (1, 2, 3))])
     table(
         "Experiments killed and continued", ["experiment", "kills −9", "stages that are identical"], rows,
         "Tiny configurations; the numbers of every stage, compared bit for bit with an uninterrupted run.",

@@ -101,6 +101,38 @@ def test_any_way_of_cutting_gives_the_same_bits(data, tmp_path):
         trajectory(network_of(data, seed=1), 100, directions, **options)
 
 
+def test_the_folder_of_another_network_is_refused(data, tmp_path):
+    """The same weights and another activation: once taken for the same run, with the numbers of the wrong one."""
+    directions = np.eye(len(network_of(data).weights))[:1]
+    trajectory(network_of(data), 10, directions, folder=tmp_path)
+    other = OneHiddenLayer(model_of(nn.Tanh), *data, learning_rate=0.1, batch_size=BATCH, momentum=0.5)
+    with pytest.raises(ValueError, match="another run"):
+        trajectory(other, 10, directions, folder=tmp_path)
+    assert network_of(data).question() == network_of(data).question() != network_of(data).question(1)
+    assert len({one.question() for one in (network_of(data), other, network_of((data[0] * 2, data[1])))}) == 3
+
+
+def test_a_nudge_moves_the_weights_and_not_the_velocity(data):
+    """In the order of parameters_to_vector; the next step is torch's from there."""
+    step = np.random.default_rng(3).normal(size=123)
+    network = network_of(data, momentum=0.0)
+    before = network.weights
+    network.nudge(step)
+    np.testing.assert_array_equal(network.weights, before + step)
+    model = model_of()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(before + step), model.parameters())
+    states, _ = by_torch(model, data, [0.1], "with_replacement", nn.functional.cross_entropy, seed=0)
+    network.run(1)
+    np.testing.assert_allclose(network.weights, states[0], atol=1e-14)
+    one, two = network_of(data), network_of(data)
+    one.run(5)
+    two.restore(one.state, one.step)
+    two.nudge(step)
+    assert two.step == 5 and np.array_equal(one.state[1], two.state[1]) and one.state[1].any()
+    with pytest.raises(ValueError, match=r"displacement must have shape \(123,\)"):
+        network.nudge(step[:5])
+
+
 def test_weights_go_back_into_a_model(data):
     network, model = network_of(data), model_of(seed=9)
     network.run(5)
@@ -123,7 +155,9 @@ def test_divergence_names_the_step(data):
         ({"model": model_of().float()}, "float64"), ({"targets": torch.zeros(50)}, "labels from 0 to 2"),
         ({"targets": torch.full((50,), 3)}, "labels from 0 to 2"), ({"loss": "mse"}, "for mse"),
         ({"inputs": torch.zeros(50, 15)}, "16 numbers"), ({"batch_size": 51}, "batch_size"),
-        ({"learning_rate": -1.0}, "learning_rate"), ({"nesterov": True}, "momentum"), ({"sampling": "all"}, "sampling"),
+        ({"learning_rate": -1.0}, "learning_rate"), ({"nesterov": True}, "momentum"),
+        ({"nesterov": "no", "momentum": 0.5}, "True or False"), ({"seed": -1}, "seed"),
+        ({"model": model_of().requires_grad_(False)}, "trainable"), ({"sampling": "all"}, "sampling"),
         ({"model": nn.Sequential(nn.Linear(16, 3, bias=False), nn.ReLU(), nn.Linear(3, 3)).double()}, "bias"),
     ],
 )  # fmt: skip

@@ -1,16 +1,25 @@
 """Parts of `potential-vs-loss` where the answer is known; a tiny run of the whole, stopped and resumed."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from sde_sgd import experiment
+from sde_sgd.report import Report
+from sde_sgd.validation import Curvature, GradientNoise, digits, ensemble, network
+from sde_sgd.validation import _domain_networks as domain
 from sde_sgd.validation import _potential_report as report
 from sde_sgd.validation import _prediction_controls as controls
 from sde_sgd.validation import _prediction_runs as runs
-from sde_sgd.validation import digits
+from sde_sgd.validation.data import Split
 from sde_sgd.validation.local_prediction_figures import plot_areas, plot_conditional_loss, plot_variance_ratios
-from sde_sgd.validation.potential_vs_loss import EXPERIMENT, _settled
+from sde_sgd.validation.networks import parameter_count
+from sde_sgd.validation.potential_vs_loss import EXPERIMENT, _replicas, _settled
 
 TINY = {
     "learning_rates": [0.1, 0.05], "seeds": 1, "domain": False, "burn_in_time": 60.0, "settle_time": 5.0,
@@ -106,6 +115,108 @@ def test_tiny_run_is_deterministic_and_resumes(data, tmp_path):
         plot_areas({})
 
 
+def test_patches_before_a_linear_layer_are_a_convolution():
+    torch.manual_seed(0)
+    images, line = torch.randn(5, 2, 7, 7, dtype=torch.float64), nn.Linear(18, 4).double()
+    convolution = nn.Conv2d(2, 4, 3, stride=2).double()
+    with torch.no_grad():
+        convolution.weight.copy_(line.weight.reshape(4, 2, 3, 3))
+        convolution.bias.copy_(line.bias)
+        expected = convolution(images).flatten(2).transpose(1, 2)
+        assert torch.allclose(line(domain.Patches(2, 7, 3, 2)(images)), expected, atol=1e-13)
+        assert not torch.allclose(line(domain.Patches(2, 7, 3, 2)(images.transpose(2, 3))), expected, atol=0.1)
+    assert parameter_count(domain.build("convolutions", 0)) == 545
+    assert parameter_count(domain.build("batch norm", 0)) == 917
+
+
+def test_h_and_d_of_mini_batches_are_those_of_their_mean_loss(data):
+    """D is `GradientNoise`'s "minibatch" on the same batches, H the slope of the mean of the batches' gradients."""
+    model = network("tiny-fc", (1, 7, 7), 5, batch_norm=True, width=0.25)
+    noise = GradientNoise(
+        model, nn.CrossEntropyLoss(), (data.inputs, data.targets), statistics="minibatch", batch_size=4, batches=25,
+        seed=3,
+    )  # fmt: skip
+    inputs, targets = data.inputs[noise._losses.batches], data.targets[noise._losses.batches]
+    whole = GradientNoise(domain.Batches(model), domain._loss_of_batches, (inputs, targets))
+    np.testing.assert_allclose(4 * 25 / 24 * whole.matrix(), noise.matrix(), atol=1e-12)
+    curved = Curvature(domain.Batches(model), domain._loss_of_batches, (inputs, targets))
+    start = parameters_to_vector(model.parameters()).detach()
+    direction = torch.randn(len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ends = []
+    for sign in (1e-5, -1e-5):
+        vector_to_parameters(start + sign * direction, model.parameters())
+        model.train()
+        loss = torch.stack([nn.functional.cross_entropy(model(x), y) for x, y in zip(inputs, targets)]).mean()
+        ends.append(parameters_to_vector(torch.autograd.grad(loss, list(model.parameters()))))
+    expected = ((ends[0] - ends[1]) / 2e-5).numpy()
+    np.testing.assert_allclose(curved.matvec(direction.numpy()), expected, atol=1e-6 * np.abs(expected).max())
+    vector_to_parameters(start, model.parameters())
+    full = Curvature(model, nn.CrossEntropyLoss(), (data.inputs, data.targets), statistics="full")
+    assert np.linalg.norm(full.matvec(direction.numpy()) - expected) > 0.1 * np.linalg.norm(expected)
+
+
+class Stages:
+    """A study that keeps nothing: every stage is computed, and its name noted."""
+
+    def __init__(self, config):
+        self.config, self.report, self.figures, self.names = config, Report("a", "b"), {}, []
+
+    def stage(self, group, name, compute):
+        self.names.append(f"{group}-{name}")
+        return compute(lambda done, total: None)
+
+    def words(self):
+        return self.report.html({"settings": None})
+
+
+def test_replicas_of_a_convex_network_are_as_predicted(data, monkeypatch):
+    """Logistic regression with much decay: 12 ratios within 5 standard errors (7e-6), and with T twice as large not."""
+    monkeypatch.setattr(domain, "build", lambda name, seed: nn.Sequential(nn.Flatten(), nn.Linear(49, 5)).double())
+    monkeypatch.setattr(domain, "ensemble", functools.partial(ensemble, compile=False))
+    few = Split(data.inputs[:100], data.targets[:100], data.test_inputs, data.test_targets)
+    config = dict(EXPERIMENT.resolve(TINY)) | {
+        "learning_rates": [0.2], "seeds": 2, "weight_decay": 0.5, "directions": 6, "replicas": 24,
+        "domain_time": 1500.0, "ensemble_burn_in_time": 20.0,
+    }  # fmt: skip
+    study = Stages(config)
+    found = _replicas(study, few, "convolutions", 7)
+    assert study.names == [f"domain-convolutions-{part}" for part in ("start", "pilot-0", "run-0")]
+    ((name, cells),) = found.items()
+    assert name == "convolutions, at the mean" and list(cells) == [(0.2, 0), (0.2, 1)]
+    assert not np.array_equal(cells[0.2, 0]["pilot"]["mean"], cells[0.2, 1]["pilot"]["mean"])
+    for cell in cells.values():
+        run = cell[runs.MODES[0]].isel(kind=0)
+        ratio, error = run["ratio"].values, run["ratio_error"].values
+        assert np.abs((ratio - 1) / error).max() < 5 and error.max() < 0.1
+        assert np.abs((ratio / 2 - 1) / error * 2).min() > 5  # as if T were twice as large
+        assert float(run["drift"].max()) < 0.3 and (cell["pilot"]["unstable"] == 0).all()
+    report.domain_section(study, found)
+    assert "2 of 2" in study.words() and "does not hold" not in study.words()
+    wrong = {key: cell | {runs.MODES[0]: cell[runs.MODES[0]].assign(ratio=cell[runs.MODES[0]]["ratio"] * 3)}
+             for key, cell in cells.items()}  # fmt: skip
+    report.domain_section(study, {"batch norm, wrong": wrong})
+    assert "batch norm, wrong: it does not hold in 2 of 2 runs. The variance is " in study.words()
+    assert "the loss of a sample depends on its mini-batch" in study.words()
+
+
+def test_the_report_says_which_prediction_of_the_shift_is_wrong():
+    def found(axes):
+        values = {"measured": 0.2, "error": 0.01, "slope": 0.005, "own": 0.21, "gaussian": 0.2, "predicted": 0.22}
+        values |= {"axes": axes, "mode": 0.3, "deviation": 1.0}
+        return xr.Dataset(
+            {key: ("direction", np.array([value, value / 2 if key != "deviation" else value]))
+             for key, value in values.items()},
+            attrs={"temperature": 0.01, "spread": 2.0, "predicted_spread": 1.0},
+        )  # fmt: skip
+
+    study = Stages({})
+    report.shift_section(study, {"relu": {0.1: found(1.0), 0.05: found(2.0)}, "tanh": {0.1: found(0.21)}})
+    text = study.words()
+    assert "relu, from the largest η to the smallest: predicted over measured size is 1.10, 1.10 by the cloud" in text
+    assert "and 5.00, 10.00 by S one axis at a time. The two differ" in text
+    assert "1.05 by S one axis at a time. The two agree" in text and "0.174 (0.91, 1.00)" in text
+
+
 @pytest.mark.evidence(table="isotropic_control")
 def test_isotropic_noise_gives_the_hessian_of_a_smooth_network(data, table):
     """12 ratios within 5 standard errors (7e-6 false alarms); a noise of twice the size is seen at once."""
@@ -161,3 +272,33 @@ def test_local_prediction_of_tiny_fc(data, table, tmp_path):
         rows,
         "Variance along the 12 steepest directions of H at a pilot's mean, measured over predicted; one seed.",
     )
+
+
+@pytest.mark.evidence(table="domain_of_replicas")
+def test_batch_norm_needs_the_matrices_of_its_mini_batches(data, table):
+    """One learning rate and seed: with the statistics of all samples the variance is off by an order of magnitude."""
+    config = EXPERIMENT.resolve({"learning_rates": [0.1], "domain_time": 8000.0, "ensemble_burn_in_time": 4000.0})
+    nothing = lambda done, total: None  # noqa: E731
+    rows, typical = [], {}
+    for name in domain.KINDS:
+        start = domain.start_weights(name, config, data, range(1), nothing)["weights"].values
+        pilot = domain.pilot(name, config, data, start, 0.1, 5, nothing)
+        run = domain.measured(name, config, data, pilot, 6, nothing).isel(seed=0)
+        for kind in domain.KINDS[name]:
+            each = run.sel(kind=kind)
+            ratio = each["ratio"].values
+            typical[kind] = float(np.exp(np.log(ratio).mean()))
+            rows.append(
+                [name, kind, f"{typical[kind]:.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}",
+                 f"{float(each['ratio_error'].max()):.2f}", f"{float(each['slope'][0]):.2f}",
+                 f"{float(each['drift'].max()):.2f}"]
+            )  # fmt: skip
+    table(
+        "Replicas with batch norm and with convolutions against their local prediction (η = 0.1, b = 8, λ = 0.002)",
+        ["network", "H and D", "mean ratio", "ratios", "largest error", "area slope", "drift"],
+        rows,
+        "Variance along the 12 steepest directions of H at a pilot's mean, measured over predicted, geometric mean; 16 "
+        "replicas, one seed. Failures are shown as they are.",
+    )
+    assert typical["full statistics"] > 5
+    assert abs(np.log(typical["H and D of mini-batches"])) < abs(np.log(typical["D of mini-batches"]))

@@ -1,11 +1,6 @@
 """sgd-vs-sde and validity-map: runs of known gap, the linear theory, tiny runs that are cut and go on."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
 
 import numpy as np
 import pytest
@@ -15,8 +10,10 @@ import sde_sgd as sde
 from sde_sgd import experiment, figures
 from sde_sgd._console import Console
 from sde_sgd._files import write_bytes
+from sde_sgd.report import Report
 from sde_sgd.results import Run, load
 from sde_sgd.run_command import perform
+from sde_sgd.study import Study
 from sde_sgd.validation import _sgd_sde_runs as runs
 from sde_sgd.validation import sgd_against_sde, validity_map
 from sde_sgd.validation.sgd_sde_figures import plot_gaps, plot_laws, plot_means, plot_validity
@@ -80,6 +77,71 @@ def test_a_gap_is_found_where_there_is_one_and_only_there():
     assert runs.judged(runs.compared(lost, reference, 1.0), 0.05) == "differs"
 
 
+def test_a_gap_on_the_same_paths_has_the_error_of_the_differences():
+    one, other = sample(1.0, 0.1, 400, 0), sample(1.0, 0.1, 400, 0)
+    one["loss"] = one["loss"] + 0.01 + 1e-3 * np.random.default_rng(1).standard_normal((400, 3))
+    apart, paired = (runs.compared(one, other, 1.0, paired=paired).sel(quantity="loss") for paired in (False, True))
+    np.testing.assert_allclose(paired["error"], 1e-3 / 20, rtol=0.15)
+    np.testing.assert_allclose(apart["error"], 0.1 * np.sqrt(2) / 20, rtol=0.15)
+    assert abs(paired["gap"] - 0.01).max() < 5 * 1e-3 / 20
+
+
+def told(name, section, *arguments, **changes):
+    """(verdict, sentence) of one section of a report."""
+    config = PARTS[name].EXPERIMENT.resolve(TINY[name] | {"tolerance": 0.05}) | changes
+    study = Study(None, Console(True), config, Report("a", "b"))
+    section(study, *arguments)
+    return [(block["passed"], block["text"]) for block in study.report.sections[0].blocks if block["kind"] == "verdict"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "means", "holds", "said"),
+    [
+        (4000, (1.0, 1.0), [True, True], "Nowhere up to η = 0.4"),
+        (4000, (1.0, 1.5), [True, True], "stops describing SGD at η = 0.4 .*; it is within 5% beyond doubt at η = 0.1"),
+        (60, (1.0, 1.5), [True, True], "at η = 0.4 .*; 8 replicas do not show it within 5% beyond doubt at a lower η"),
+        (4000, (1.5, 1.0), [False, False], "at η = 0.1 .* at a lower η. A larger η agrees again: no order"),
+        (8, (1.0, 1.0), [False, True], "Nowhere"),  # too few replicas to promise anything
+    ],
+)
+def test_what_is_said_of_the_gaps_follows_from_them(replicas, means, holds, said, undrawn):
+    """Runs of known gap, noise of 10 %; each verdict can fail."""
+    reference = sample(1.0, 0.1, replicas, 0)
+    found = {"sgd": {rate: sample(mean, 0.1, replicas, k + 1) for k, (rate, mean) in enumerate(zip((0.1, 0.4), means))},
+             "sde": {0.1: reference, 0.4: reference}}  # fmt: skip
+    verdicts = told("sgd-vs-sde", sgd_against_sde._gap_section, line([2.0], [1.0], [0.0]), "ratio", found)
+    assert [verdict for verdict, _ in verdicts] == holds and re.search(said, verdicts[1][1])
+
+
+def test_a_step_of_the_reference_that_is_too_long_is_told(undrawn):
+    fine, roads = sample(1.0, 0.1, 100, 0), xr.Dataset({"largest": 1e-15, "moved": 0.1})
+    for shift, holds in ((0.0, True), (0.02, False), (0.1, False)):
+        coarse = fine.assign(loss=fine["loss"] + shift + 0.02 * np.random.default_rng(2).standard_normal((100, 3)))
+        found = {family: {"coarse": {0.1: coarse}, "sde": {0.1: fine}} for family in sgd_against_sde.FAMILIES}
+        verdicts = told("sgd-vs-sde", sgd_against_sde._reference_section, line([2.0], [1.0], [0.0]), found, roads)
+        assert [verdict for verdict, _ in verdicts] == [holds, True]
+
+
+def test_what_is_said_of_the_map_follows_from_it(undrawn):
+    """Cells of known gap; D/b is larger at b = 2, where the loss of the linear theory is further from the SDE's."""
+    config = {"learning_rates": [0.1, 0.4], "batch_sizes": [2, 64], "tolerance": 0.05, "time": 8.0, "order": 8}
+    start = line([2.0], [2.0], [0.0], loss=0.1)
+    for gaps, holds in (
+        ([[0, 0], [0.4, 0.0]], [True, True, True]),
+        ([[0, 0], [0.0, 0.0]], [True, False]),  # the theory sees one cell that differs, and none does
+        ([[0.4, 0], [0.4, 0.0]], [False, False, True]),
+        ([[0, 0], [0.0, 0.4]], [True, False, False]),  # and not where noise exceeds signal
+    ):
+        cells = {
+            (rate, batch): xr.Dataset({"gap": ("quantity", [gap, 0.0]), "error": ("quantity", [1e-3, 1e-3])})
+            for rate, row in zip((0.1, 0.4), gaps)
+            for batch, gap in zip((2, 64), row)
+        }
+        found = validity_map.map_of(config, start, cells)
+        verdicts = told("validity-map", validity_map._section, start, found, **config)
+        assert [verdict for verdict, _ in verdicts] == holds, verdicts
+
+
 def test_the_loss_is_shared_out_by_its_change_where_that_is_larger():
     """From 10 down to 1 the change, 9, is the scale."""
     gap = runs.compared(sample(1.9, 1e-6, 50, 0), sample(1.0, 1e-6, 50, 1), 10.0)
@@ -132,6 +194,10 @@ def test_a_stopped_run_of_the_sde_goes_on_with_the_same_bits(tmp_path):
     calls = []
     rest = runs.sde_run(config, start, 0.1, 2, 0.05, 3, tmp_path / "kept.npz", lambda done, total: calls.append(done))
     assert calls == [2] and rest.identical(whole)
+    coarse = runs.sde_run(config, start, 0.1, 2, 0.1, 3, refinement=2)  # on the same paths: close to each replica
+    own = runs.sde_run(config, start, 0.1, 2, 0.1, 4)
+    near, far = (float(abs(run["distance"] - whole["distance"]).mean()) for run in (coarse, own))
+    assert 0 < 5 * near < far
     other = runs.sde_run(config, start, 0.1, 2, 0.05, 4, tmp_path / "kept.npz")  # another question starts anew
     assert float(abs(other["distance"] - whole["distance"]).max()) > 0
     equation = runs.equation(config, 0.1, 2)
@@ -154,7 +220,8 @@ def test_a_tiny_run_is_told_whole_and_resumes_after_its_stages(name, tmp_path, u
     run = performed(name, tmp_path / "whole")
     said = run.result()["verdicts"]["sentence"].values
     page = run.report_path.read_text("utf-8")
-    assert len(said) >= 3 and page.count("<figure") >= 1 and not (run.folder / "work").exists()
+    assert len(said) >= {"sgd-vs-sde": 8, "validity-map": 2}[name]
+    assert page.count("<figure") >= 1 and not (run.folder / "work").exists()
     stages = sorted((run.folder / "stages").glob("*.nc"))
     again = Run(name, PARTS[name].EXPERIMENT.resolve(TINY[name]), root=tmp_path / "cut")
     (again.folder / "stages").mkdir(parents=True, exist_ok=True)
@@ -205,34 +272,12 @@ def test_figures():
 
 
 @pytest.mark.evidence(table="sgd_against_sde_resumed")
-def test_killed_runs_go_on_with_the_same_bits(table, tmp_path):
+def test_killed_runs_go_on_with_the_same_bits(table, tmp_path, killed):
     """kill −9 at several moments of each experiment, then the same command: stages bit for bit as without."""
     rows = []
     for name in TINY:
         whole = performed(name, tmp_path / "whole").folder
-        words = [f"--{k.replace('_', '-')}={','.join(map(str, v)) if isinstance(v, list) else v}"
-                 for k, v in TINY[name].items()]  # fmt: skip
-        command = [sys.executable, "-c", "from sde_sgd.cli import main; main()"]
-        command += ["run", name, *words, "--root", str(tmp_path / "cut"), "--json", "-q"]
-        kills = 0
-        for wanted in (1, 3, 5):  # files that have appeared when it is killed
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            while process.poll() is None:
-                found = [*(tmp_path / "cut").glob(f"{name}-*/stages/*.nc"), *(tmp_path / "cut").glob("*/work/*.npz")]
-                if len(found) >= wanted:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.005)
-            process.wait()
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode in (0, 1) and json.loads(done.stdout)["verdicts"], done.stderr
-        (cut,) = (tmp_path / "cut").glob(f"{name}-*")
-        stages = sorted((whole / "stages").glob("*.nc"))
-        for path in stages:
-            assert load(path).drop_attrs().identical(load(cut / "stages" / path.name).drop_attrs()), path.name
-        assert kills >= 1
-        rows.append([name, kills, len(stages)])
+        rows.append([name, *killed(name, TINY[name], whole, "*.npz", (1, 3, 5))])
     table(
         "SGD against its SDE, killed and continued", ["experiment", "kills −9", "stages that are identical"], rows,
         "Tiny configurations; the numbers of every stage, compared bit for bit with an uninterrupted run.",

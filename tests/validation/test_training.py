@@ -267,6 +267,31 @@ def test_training_refuses(changes, message):
         train_sgd(**data | {"epochs": 2, "learning_rate": 0.1, "batch_size": 8} | changes)
 
 
+def test_a_checkpoint_belongs_to_one_model_and_one_loss(tmp_path):
+    """The same weights, data and settings under another activation or other class weights are another run."""
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+
+    options = {"steps": 3, "learning_rate": 0.1, "batch_size": 8, "checkpoint": tmp_path}
+
+    def run(activation=nn.ReLU, loss=None):
+        model, inputs, targets = small_problem()
+        model[2] = activation()
+        loss = loss or (lambda outputs, labels: nn.functional.cross_entropy(outputs, labels, weight=weights))
+        return train_sgd(model, inputs, targets, loss=loss, **options)
+
+    first = run()
+    assert run().identical(first)
+    losses = nn.CrossEntropyLoss(weights), nn.CrossEntropyLoss(weights.flip(0))
+    for other in (
+        *({"loss": loss} for loss in losses), {"activation": nn.Tanh}, {"activation": lambda: nn.LeakyReLU(1e-9)}
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="checkpoint of another run"):
+            run(**other)
+    weights *= torch.tensor([1.0, 2.0])  # the function is the same text, and reads other numbers
+    with pytest.raises(ValueError, match="checkpoint of another run"):
+        run()
+
+
 @pytest.mark.parametrize("changes", [{"hidden": -1}, {"inputs": 0}, {"classes": 2.5}, {"dtype": torch.int64}])
 def test_tiny_fc_refuses(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
