@@ -27,6 +27,20 @@ class Split(NamedTuple):
     test_inputs: Tensor
     test_targets: Tensor
 
+    def to(self, device: torch.device | str) -> Split:
+        """The same on a device, as `usable_device`."""
+        place = usable_device(device)
+        return Split(*(part.to(place) for part in self))
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device of that name; ValueError where there is none here."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as fault:
+        reason = str(fault).partition("\n")[0]
+        raise ValueError(f"device={str(name)!r} cannot be used here ({reason}): choose cpu, or another") from None
+
 
 def load(
     name: str,

@@ -16,7 +16,7 @@ from torch.nn.utils import vector_to_parameters
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
-from .data import IMAGES, Split, load
+from .data import IMAGES, Split, load, usable_device
 from .experiment_figures import plot_network_spectra
 from .gradient_noise import GradientNoise
 from .networks import network, parameter_count
@@ -68,7 +68,7 @@ def data_of(name: str, config: Mapping[str, Any]) -> Split:
         options["classes"] = range(5)
     split = load(config["data"], **options)
     most = min(config["samples"], len(split.inputs))
-    return split._replace(inputs=split.inputs[:most], targets=split.targets[:most])
+    return split._replace(inputs=split.inputs[:most], targets=split.targets[:most]).to(config["device"])
 
 
 def spectra(name: str, config: Mapping[str, Any], progress=lambda done, total: None) -> xr.Dataset:
@@ -201,7 +201,7 @@ def product(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def at_weights(name: str, weights: NDArray[np.float64], data: Split, config: Mapping[str, Any]) -> nn.Module:
     """The network at `weights` in eval mode: no dropout, batch norm with the statistics of all training samples."""
     model = _network(name, data, config, dropout=0.0)
-    vector_to_parameters(torch.from_numpy(np.array(weights)), model.parameters())
+    vector_to_parameters(torch.from_numpy(np.array(weights)).to(data.inputs.device), model.parameters())
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     model.eval()
     for module in norms:
@@ -215,7 +215,7 @@ def at_weights(name: str, weights: NDArray[np.float64], data: Split, config: Map
 
 def _network(name: str, data: Split, config: Mapping[str, Any], dropout: float | None = None) -> nn.Module:
     shape, classes = data.inputs.shape[1:], int(data.targets.max()) + 1
-    return network(name, shape, classes, seed=config["seed"], dropout=dropout)
+    return network(name, shape, classes, seed=config["seed"], dropout=dropout).to(data.inputs.device)
 
 
 def _normed(model: nn.Module) -> bool:
@@ -336,6 +336,7 @@ def _statistics_section(study: Study, found: Mapping[str, xr.Dataset]) -> None:
 
 
 def _check(config: Mapping[str, Any]) -> None:
+    usable_device(config["device"])
     if config["data"] != "digits" and not config["directory"]:
         raise ValueError(f"data={config['data']!r} is read from a folder of yours: give directory")
     if config["data"] == "digits" and config["directory"]:
@@ -364,6 +365,7 @@ EXPERIMENT = Experiment(
         "statistics_samples": Setting(256, "samples on which the three statistics are told apart", 16, 4096),
         "batches": Setting(1000, "mini-batches in each of the two reference sets", 16, 100_000),
         "seed": Setting(0, "of split, start and mini-batches", 0, 2**31),
+        "device": Setting("cpu", "of torch, e.g. cuda"),
     },
     quick={
         "networks": ["tiny-fc", "small-fc"],

@@ -184,3 +184,11 @@ def test_bad_options(name, options, words):
 
 def test_a_split_is_four_tensors():
     assert Split._fields == ("inputs", "targets", "test_inputs", "test_targets")
+
+
+def test_a_device_is_used_or_refused():
+    split = teacher_student(inputs=3, samples=12)
+    assert split.to("meta").inputs.is_meta and torch.equal(split.to("cpu").inputs, split.inputs)
+    for name in ("cuda:99", "nowhere"):
+        with pytest.raises(ValueError, match=f"device='{name}' cannot be used here"):
+            split.to(name)

@@ -17,6 +17,7 @@ from sde_sgd.validation import (
     recorder,
     train_sgd,
 )
+from sde_sgd.validation import diffusion_matrix as experiment
 from sde_sgd.validation._svag import svag_test
 from sde_sgd.validation.networks import check_maps
 
@@ -288,6 +289,18 @@ def test_memory_is_refused_and_random_streams_are_left_alone(device):
     with pytest.raises(ValueError, match=r"draws random numbers \(.*CUDA"):
         GradientNoise(drawing, LOSS, data(), device=device)
     assert torch.equal(torch.cuda.get_rng_state(device), state)
+
+
+@pytest.mark.gpu
+def test_the_experiment_on_d(device):
+    asked = {"samples": 60, "epochs": 5, "statistics_samples": 24, "batches": 20, "networks": ["small-lenet"]}
+    found = {}
+    for name in ("cpu", "cuda"):
+        config = experiment.EXPERIMENT.resolve(asked | {"device": name})
+        stage = experiment.spectra("small-lenet", config)
+        found[name] = stage, experiment.statistics("small-lenet", stage, config)
+    for here, there in zip(found["cpu"], found["cuda"]):
+        same_datasets(there, here, 1e-8)
 
 
 class Drawing(nn.Module):
