@@ -15,6 +15,7 @@ from sde_sgd import _checks
 from ._numbers import LARGEST_SEED
 
 _BLOCK = 32  # rows by which the basis grows
+_CANCELLED = 0.7  # a pass that leaves less of a vector leaves rounding in it: then comes another
 _EXTRA = 5  # Ritz values beyond k before the first look, and steps between looks
 
 
@@ -30,14 +31,15 @@ class Pairs(NamedTuple):
 class _Basis:
     """Orthonormal Lanczos vectors of a symmetric A with the tridiagonal V A Vᵀ = T.
 
-    Each new vector is orthogonalised against all others twice by two matrix products (classical Gram–Schmidt,
-    "twice is enough": Giraud, Langou, Rozložník 2005). Without it converged eigenvalues come back as copies.
-    Where the iteration has spanned an invariant subspace, it goes on from a fresh random direction.
+    Each image loses what it has of the last two vectors, which is all in exact arithmetic, and then in one pass over
+    all of them what rounding brought back; where that takes much of it, once more ("twice is enough": Giraud, Langou,
+    Rozložník 2005). Without the pass converged eigenvalues come back as copies. Where the iteration has spanned an
+    invariant subspace, it goes on from a fresh random direction.
     """
 
     def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor, generator: torch.Generator, require):
         self._product, self._generator, self._require = product, generator, require
-        self._rows = torch.empty(0, len(start), dtype=start.dtype, device=start.device)
+        self._blocks: list[Tensor] = []  # of _BLOCK vectors each, so that growing copies nothing
         self.alpha: list[float] = []
         self.beta: list[float] = []
         self.products = 0
@@ -47,28 +49,29 @@ class _Basis:
         return len(self.alpha)
 
     @property
-    def rows(self) -> Tensor:
-        return self._rows[: len(self)]
-
-    @property
     def exhausted(self) -> bool:
         """The basis is the whole space."""
         return self._next is None
 
+    def combined(self, weights: Tensor) -> Tensor:
+        """(k, d) combinations of the vectors for weights (m, k)."""
+        parts = zip(weights.split(_BLOCK), self._blocks)
+        return sum(part.T @ block[: len(part)] for part, block in parts)  # type: ignore[return-value]
+
     def step(self) -> None:
         assert self._next is not None
-        step = len(self)
-        if step == len(self._rows):
-            self._grow()
-        self._rows[step] = vector = self._next
+        vector = self._next
+        self._append(vector)
         image = self._product(vector).to(vector)
         self.products += 1
         self.alpha.append(float(image.double() @ vector.double()))
-        basis = self._rows[: step + 1]
-        image = _orthogonal(image, basis)
+        image = image - self.alpha[-1] * vector
+        if self.beta and self.beta[-1]:
+            image -= self.beta[-1] * self._row(len(self) - 2)
+        image = self._orthogonal(image)
         norm = float(image.norm())
         scale = max(map(abs, self.alpha + self.beta))
-        if len(basis) == len(vector):
+        if len(self) == len(vector):
             self.beta.append(0.0)
             self._next = None
         elif norm > 10 * torch.finfo(vector.dtype).eps * scale:
@@ -76,36 +79,46 @@ class _Basis:
             self._next = image / norm
         else:
             self.beta.append(0.0)
-            self._next = self._fresh(basis)
-
-    def _fresh(self, basis: Tensor) -> Tensor:
-        while True:
-            vector = normal(basis.shape[1], self._generator, basis.dtype, basis.device)
-            before = float(vector.norm())
-            vector = _orthogonal(vector, basis)
-            if float(vector.norm()) > 1e-3 * before:  # else rounding is most of what is left
-                return vector / vector.norm()
-
-    def _grow(self) -> None:
-        held, size = self._rows.shape
-        grown = min(size, held + max(_BLOCK, held // 2))
-        each = size * self._rows.element_size()
-        self._require(
-            (held + grown) * each, f"a Lanczos basis of {grown} vectors", "ask for fewer, or loosen tolerance"
-        )
-        rows = torch.empty(grown, size, dtype=self._rows.dtype, device=self._rows.device)
-        rows[:held] = self._rows
-        self._rows = rows
+            self._next = self._fresh(vector)
 
     def tridiagonal(self) -> NDArray[np.float64]:
         between = self.beta[:-1]
         return np.diag(self.alpha) + np.diag(between, 1) + np.diag(between, -1)
 
+    def _row(self, number: int) -> Tensor:
+        return self._blocks[number // _BLOCK][number % _BLOCK]
 
-def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
-    for _ in range(2):
-        vector = vector - basis.T @ (basis @ vector)
-    return vector
+    def _append(self, vector: Tensor) -> None:
+        block, row = divmod(len(self), _BLOCK)
+        if block == len(self._blocks):
+            rows = min(_BLOCK, len(vector) - len(self))
+            self._require(
+                rows * vector.numel() * vector.element_size(),
+                f"the last {rows} of {len(self) + rows} Lanczos vectors",
+                "ask for fewer, or loosen tolerance",
+            )
+            self._blocks.append(vector.new_zeros(rows, len(vector)))
+        self._blocks[block][row] = vector
+
+    def _orthogonal(self, vector: Tensor) -> Tensor:
+        """`vector` less its components along the basis."""
+        before = float(vector.norm())
+        for _ in range(2):
+            for block in self._blocks:  # rows that are still to come are 0
+                vector = vector - block.T @ (block @ vector)
+            after = float(vector.norm())
+            if after > _CANCELLED * before:
+                break
+            before = after
+        return vector
+
+    def _fresh(self, like: Tensor) -> Tensor:
+        while True:
+            vector = normal(len(like), self._generator, like.dtype, like.device)
+            before = float(vector.norm())
+            vector = self._orthogonal(vector)
+            if float(vector.norm()) > 1e-3 * before:  # else rounding is most of what is left
+                return vector / vector.norm()
 
 
 def normal(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -165,7 +178,7 @@ def largest_pairs(
         if basis.exhausted or (residuals <= tolerance * scale).all():
             break
     weights = torch.from_numpy(vectors[:, ::-1][:, :k].copy()).to(device=device, dtype=dtype)
-    ritz = weights.T @ basis.rows
+    ritz = basis.combined(weights)
     ritz = ritz / ritz.norm(dim=1, keepdim=True)
     return Pairs(torch.from_numpy(values[::-1][:k].copy()).to(device), ritz, residuals, basis.products)
 

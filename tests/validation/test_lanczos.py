@@ -97,7 +97,7 @@ def test_memory_is_asked_for_before_it_is_taken():
     asked = []
     dense, _ = matrix(np.linspace(0, 1, 100))
     largest(dense, 30, tolerance=1e-10, require=lambda needed, what, remedy: asked.append((needed, what)))
-    assert asked[0] == (32 * 100 * 8, "a Lanczos basis of 32 vectors") and len(asked) > 1
+    assert asked[0] == (32 * 100 * 8, "the last 32 of 32 Lanczos vectors") and len(asked) > 1
 
 
 def test_quadrature_is_exact_for_polynomials_of_degree_below_twice_its_steps():
