@@ -55,7 +55,7 @@ def perform(study: Study) -> None:
         torch.set_num_threads(threads)
     for family in FAMILIES:
         _gap_section(study, start, family, runs[family])
-    _law_section(study, runs["ratio"])
+    _law_section(study, runs)
     _reference_section(study, start, runs, roads)
 
 
@@ -207,36 +207,51 @@ def _largest_of_all(gaps: xr.Dataset) -> str:
     return ", ".join(f"{name} {_largest(gaps.sel(quantity=name))}" for name in QUANTITIES)
 
 
-def _law_section(study: Study, runs: Mapping[str, Mapping[float, xr.Dataset]]) -> None:
+def _law_section(study: Study, runs: Mapping[str, Mapping[str, Mapping[float, xr.Dataset]]]) -> None:
     """The law of the loss, and variances along fixed directions, at the last time."""
-    rates = study.config["learning_rates"]
+    config = study.config
+    rates, level = config["learning_rates"], config["law_level"]
     section = study.report.section("The law, not its mean alone")
-    sde = runs["sde"][rates[0]]
-    ends = {rate: runs["sgd"][rate]["loss"].values[:, -1] for rate in rates}
-    ends = {rate: values for rate, values in ends.items() if np.isfinite(values).all()}
-    reference = sde["loss"].values[:, -1]
-    tests = {rate: scipy.stats.ks_2samp(values, reference) for rate, values in ends.items()}
-    low = tests.get(rates[0])
-    level = study.config["law_level"]
-    told = [f"{test.statistic:.3f} (p = {test.pvalue:.2g}) at η = {rate:g}" for rate, test in tests.items()]
+    ends = {family: _ends(found["sgd"]) for family, found in runs.items()}
+    truth = {family: _ends(found["sde"]) for family, found in runs.items()}
+    tests = {
+        family: {rate: scipy.stats.ks_2samp(values, truth[family][rate]) for rate, values in found.items()}
+        for family, found in ends.items()
+    }
+    told = {
+        family: ", ".join(f"{test.statistic:.3f} (p = {test.pvalue:.2g}) at η = {r:g}" for r, test in found.items())
+        for family, found in tests.items()
+    }
+    low = tests["batch"].get(rates[0])
     section.verdict(
         low is not None and low.pvalue > level,
-        f"At the lowest η {study.config['replicas']} replicas do not tell the law of the loss at time "
-        f"{study.config['time']:g} from that of the SDE: Kolmogorov–Smirnov distances are {', '.join(told)} "
+        f"With b = {config['fixed_batch_size']}, {config['replicas']} replicas at the lowest η do not tell the law of "
+        f"the loss at time {config['time']:g} from that of the SDE: Kolmogorov–Smirnov distances are {told['batch']} "
         f"(promised at the lowest: p > {level:g}, the chance of a false alarm).",
     )
-    figure = plot_laws({f"SGD, η = {rate:g}": values for rate, values in ends.items()}, reference)
+    section.text(
+        f"With η/b fixed the distances from the SDE are {told['ratio']}. {_limit(ends['ratio'], tests, level)}"
+    )
+    if rates[0] in ends["batch"]:
+        figure = plot_laws({f"SGD, η = {rates[0]:g}": ends["batch"][rates[0]]}, truth["batch"][rates[0]])
+        study.figures["law-batch"] = figure.figure
+        section.figure(
+            figure.figure,
+            f"Distribution of the loss over replicas at the last time, b = {config['fixed_batch_size']}, at the lowest "
+            f"η; the distance between the two curves is {low.statistic:.3f}.",
+            "Cumulative distribution of the final loss for SGD at the lowest learning rate and for its SDE",
+        )
+    figure = plot_laws({f"SGD, η = {r:g}": values for r, values in ends["ratio"].items()}, truth["ratio"][rates[0]])
     study.figures["laws"] = figure.figure
     section.figure(
         figure.figure,
-        "Distribution of the loss over replicas at the last time, η/b fixed. Where SGD is described by the SDE its "
-        "curve lies on the SDE's; the distances are those of the sentence above.",
+        "The same with η/b fixed, where the SDE is one; the distances are those of the sentence above.",
         "Cumulative distribution of the final loss for SGD at each learning rate and for the SDE",
     )
-    base, base_error = variances(sde)
     rows = []
-    for rate in ends:
-        value, error = variances(runs["sgd"][rate])
+    for rate in ends["batch"]:
+        value, error = variances(runs["batch"]["sgd"][rate])
+        base, base_error = variances(runs["batch"]["sde"][rate])
         ratio = value / base
         spread = ratio * np.hypot(error / value, base_error / base)
         rows.append([rate, *(f"{r:.3f} ± {2 * s:.3f}" for r, s in zip(ratio, spread))])
@@ -250,11 +265,37 @@ def _law_section(study: Study, runs: Mapping[str, Mapping[float, xr.Dataset]]) -
                 f"{z[k]:.1f} standard errors (promised: below {SIGMAS:g}).",
             )
     section.table(
-        ["η", *(f"direction {k + 1}" for k in range(len(base)))],
+        ["η", *(f"direction {k + 1}" for k in range(config["directions"]))],
         rows,
-        "Variance over replicas of SGD over that of the SDE, along fixed directions, ± two standard errors. At "
-        "constant H and D it would be 1/(1 − ηh/2) in the long run.",
+        f"Variance over replicas of SGD over that of the SDE, b = {config['fixed_batch_size']}, along fixed "
+        "directions, ± two standard errors. At constant H and D it would be 1/(1 − ηh/2) in the long run.",
     )
+
+
+def _ends(runs: Mapping[float, xr.Dataset]) -> dict[float, np.ndarray]:
+    """Losses of the replicas at the last time, for each η at which all are finite."""
+    ends = {rate: run["loss"].values[:, -1] for rate, run in runs.items()}
+    return {rate: values for rate, values in ends.items() if np.isfinite(values).all()}
+
+
+def _limit(ends: Mapping[float, np.ndarray], tests: Mapping[float, Any], level: float) -> str:
+    """Whether SGD at fixed η/b tends to the law of the SDE, or to one of its own."""
+    words = (
+        "Smaller η at the same η/b are smaller batches: w jumps by (η/b) g_k, b/η times per unit of time, and the "
+        "third cumulant of its noise per time is that of g_k times (η/b)², whatever η. Only T → 0, as with b fixed, "
+        "takes it away: the SDE is not the limit of SGD at fixed temperature."
+    )
+    if len(ends) < 2:
+        return words
+    one, two = list(ends)[:2]
+    near = scipy.stats.ks_2samp(ends[one], ends[two])
+    apart, alike = tests[one].pvalue <= level, near.pvalue > level
+    seen = f"SGD at η = {one:g} and at η = {two:g} are {near.statistic:.3f} apart (p = {near.pvalue:.2g})"
+    if apart and alike:
+        return f"{seen}: SGD has settled on a law of its own, and it is not that of the SDE. {words}"
+    if apart:
+        return f"{seen}: SGD differs from the SDE, and still changes with η. {words}"
+    return f"{seen}. So many replicas do not tell SGD at the lowest η from the SDE; they need not agree. {words}"
 
 
 def _reference_section(study: Study, start: xr.Dataset, runs: Mapping[str, Any], roads: xr.Dataset) -> None:

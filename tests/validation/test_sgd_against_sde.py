@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 import sde_sgd as sde
@@ -260,7 +261,8 @@ def test_settings_that_do_not_fit_together(name, given, said):
 def test_figures():
     one, two = sample(1.0, 0.1, 20, 0), sample(1.1, 0.1, 20, 1)
     assert len(plot_means({0.1: one, 0.2: two}, {0.1: one, 0.2: one}, ("loss", "distance")).axes) == 2
-    assert plot_laws({"SGD": one["loss"].values[:, 0]}, two["loss"].values[:, 0]).get_xscale() == "log"
+    narrow, wide = (plot_laws({"SGD": one["loss"].values[:, 0] ** p}, two["loss"].values[:, 0]) for p in (1, 40))
+    assert (narrow.get_xscale(), wide.get_xscale()) == ("linear", "log")
     gaps = {"loss": ([0.1, np.nan], [0.2, np.nan]), "distance": ([0.01, 0.3], [0.001, 0.01])}
     assert plot_gaps([0.1, 0.2], gaps, [0.01, 0.2], 0.05).get_ylim()[0] == pytest.approx(1e-3)
     found = xr.Dataset(
@@ -269,6 +271,22 @@ def test_figures():
         {"rate": [0.1], "batch": [2, 4]}, {"noise_limit": 3.0, "stable": 0.15},
     )  # fmt: skip
     assert [t.get_text() for t in plot_validity(found).get_legend().get_texts()][:2] == ["agrees (1)", "open (0)"]
+
+
+def test_what_is_said_of_the_limit_follows_from_the_runs():
+    """Jumps of a skewed law at fixed η/b: one law for all η, and not the normal one; and the other two outcomes."""
+    draw = np.random.default_rng(0)
+    jumps = {0.1: draw.exponential(size=600), 0.2: draw.exponential(size=600)}
+    normal = draw.normal(1.0, 1.0, 600)
+
+    def said(ends):
+        return sgd_against_sde._limit(
+            ends, {rate: scipy.stats.ks_2samp(values, normal) for rate, values in ends.items()}, 1e-3
+        )
+
+    assert "settled on a law of its own" in said(jumps)
+    assert "still changes with η" in said({0.1: jumps[0.1], 0.2: jumps[0.2] + 1.0})
+    assert "do not tell SGD" in said({0.1: draw.normal(1.0, 1.0, 600), 0.2: jumps[0.2]})
 
 
 @pytest.mark.evidence(table="sgd_against_sde_resumed")
