@@ -229,9 +229,8 @@ def _law_section(study: Study, runs: Mapping[str, Mapping[str, Mapping[float, xr
         f"the loss at time {config['time']:g} from that of the SDE: Kolmogorov–Smirnov distances are {told['batch']} "
         f"(promised at the lowest: p > {level:g}, the chance of a false alarm).",
     )
-    section.text(
-        f"With η/b fixed the distances from the SDE are {told['ratio']}. {_limit(ends['ratio'], tests, level)}"
-    )
+    limit = _limit(ends["ratio"], tests["ratio"], level)
+    section.text(f"With η/b fixed the distances from the SDE are {told['ratio']}. {limit}")
     if rates[0] in ends["batch"]:
         figure = plot_laws({f"SGD, η = {rates[0]:g}": ends["batch"][rates[0]]}, truth["batch"][rates[0]])
         study.figures["law-batch"] = figure.figure
