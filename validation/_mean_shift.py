@@ -33,8 +33,8 @@ def predicted_cloud(local: LocalPrediction, draws: int, generator: np.random.Gen
 def along_axes(slope: Slope, mean: Array, local: LocalPrediction) -> Array:
     """(d,) ½ f‴:S as a sum over the eigenvectors of S, each from slopes at ±√3 of its standard deviations.
 
-    The mean of `even_part` over N(0, S) where f has a third derivative. Not for ReLU: a displacement along one axis
-    crosses fewer kinks than the whole cloud does, and what |x| adds does not add over axes.
+    The mean of `even_part` over N(0, S) to second order in x, where f has a third derivative. Not for ReLU: a
+    displacement along one axis crosses fewer kinks than the whole cloud does, and what |x| adds does not add over axes.
     """
     values, turn = la.eigh(local.law.covariance)
     kept = values > 1e-12 * values[-1]

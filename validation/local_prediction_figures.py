@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SHOWN = (0, 5, 11)  # directions of `plot_conditional_loss`
+
 
 @styled
 def plot_variance_ratios(runs: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
@@ -58,7 +60,7 @@ def plot_areas(runs: Mapping[str, xr.Dataset], lag: int = 0, ax: Axes | None = N
 
 
 @styled
-def plot_conditional_loss(run: xr.Dataset, directions: Sequence[int] = (0, 5, 11)) -> Figure:
+def plot_conditional_loss(run: xr.Dataset, directions: Sequence[int] = SHOWN) -> Figure:
     """−T log p of projections over f averaged in their bins, both from their lowest value, a panel for each direction.
 
     Takes ``density``, ``loss`` and ``loss_error`` (direction, bin), bins in standard deviations.
@@ -82,7 +84,7 @@ def plot_conditional_loss(run: xr.Dataset, directions: Sequence[int] = (0, 5, 11
 
 @styled
 def plot_mean_shift(shifts: Mapping[str, xr.Dataset]) -> Figure:
-    """Measured shift of the mean −v·∇f(w̄)/h against two predictions, a panel for each network.
+    """Measured shift of the mean, v·∇f(w̄)/h, against two predictions, a panel for each network.
 
     Takes over direction ``measured``, ``error``, ``predicted`` (by the whole cloud), ``axes`` (one axis at a time) and
     ``deviation``, in whose units all are shown.

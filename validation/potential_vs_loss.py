@@ -18,15 +18,8 @@ from sde_sgd.study import Study
 from . import _domain_networks as domain
 from . import _prediction_controls as controls
 from . import _prediction_runs as runs
-from ._potential_report import (
-    area_section,
-    density_section,
-    domain_section,
-    estimate_section,
-    isotropic_section,
-    shift_section,
-    variance_section,
-)
+from ._potential_report import area_section, domain_section, variance_section
+from ._potential_report_controls import density_section, estimate_section, isotropic_section, shift_section
 from .data import Split, digits
 
 _SAMPLES = 721  # of the digits 0 to 4 that are trained on
