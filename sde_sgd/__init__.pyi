@@ -4,11 +4,14 @@ from . import landscapes as landscapes
 from . import potential as potential
 from . import results as results
 from . import schedules as schedules
+from .binary_perceptron import BinaryPerceptron as BinaryPerceptron
 from .cycles import area_production as area_production
 from .cycles import find_cycles as find_cycles
 from .cycles import find_fixed_points as find_fixed_points
 from .cycles import spectral_peaks as spectral_peaks
 from .discrete_sgd import DiscreteSGD as DiscreteSGD
+from .entropy_descent import entropy_sgd as entropy_sgd
+from .entropy_descent import parle as parle
 from .errors import BoxWarning as BoxWarning
 from .errors import Diverged as Diverged
 from .errors import NotConverged as NotConverged
@@ -18,6 +21,7 @@ from .grid import Grid as Grid
 from .jko import JKO as JKO
 from .landscapes import FiniteSum as FiniteSum
 from .landscapes import Landscape as Landscape
+from .landscapes import local_entropy as local_entropy
 from .ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .paths import SCHEMES as SCHEMES
 from .paths import FirstPassage as FirstPassage

@@ -28,6 +28,7 @@ CASES = [
     ("pearson", dict(curvatures=(1.0, 3.0, 0.5), centers=(0.0, 1.0, -2.0)), 0.4),
     ("multiplicative_well", dict(c=0.5), 0.7),
     ("rosenbrock", dict(steepness=5.0), 0.3),
+    ("bumpy_valley", dict(finite_sum=True), 0.2),
 ]
 EXACT = [case for case in CASES if case[0] not in WITHOUT_POTENTIAL]
 WITH_Q = [case for case in CASES if case[0] not in WITHOUT_Q]

@@ -31,10 +31,10 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in trainable(model)])
 
 
-def mean_loss(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor) -> float:
-    """f over all samples, `loss` being a mean over those it is given."""
+def mean_loss(model: nn.Module, loss: Callable, inputs: Tensor, targets: Tensor, whole: bool = False) -> float:
+    """f over all samples, `loss` being a mean over those it is given; `whole`: in one forward pass."""
     with torch.no_grad():
-        if len(inputs) <= _ROWS:
+        if whole or len(inputs) <= _ROWS:
             return float(one_number(loss(model(inputs), targets)))
         return sum(share * float(one_number(loss(model(x), y))) for share, x, y in _parts(inputs, targets))
 
@@ -43,20 +43,20 @@ class Loss:
     """f over all samples of a part of the data."""
 
     def __init__(self, part: str = "train"):
-        self._part = _checks.choice("part", part, ["train", "test"])
+        self.part = _checks.choice("part", part, ["train", "test"])
 
     def __call__(self, model: nn.Module, state: RunState) -> float:
-        return mean_loss(model, state.loss, *_data(state, self._part))
+        return mean_loss(model, state.loss, *data_of(state, self.part))
 
 
 class Accuracy:
     """Share of the samples of a part of the data whose largest output is their label's."""
 
     def __init__(self, part: str = "train"):
-        self._part = _checks.choice("part", part, ["train", "test"])
+        self.part = _checks.choice("part", part, ["train", "test"])
 
     def __call__(self, model: nn.Module, state: RunState) -> float:
-        inputs, targets = _data(state, self._part)
+        inputs, targets = data_of(state, self.part)
         if not are_labels(targets):
             raise ValueError("accuracy needs one class number per sample as targets: record the loss instead")
         with torch.no_grad():
@@ -106,17 +106,18 @@ class NoiseEigenvalues:
 
 @dataclass
 class HessianEigenvalues:
-    """The algebraically largest eigenvalues of ∇²f; options as of `Curvature.spectrum`."""
+    """The algebraically largest eigenvalues of ∇²f; options as of `Curvature.spectrum`, `statistics` of `Curvature`."""
 
     count: int = 10
     method: str = "auto"
     tolerance: float | None = None
     seed: int = 0
+    statistics: str = "eval"
 
     def __call__(self, model: nn.Module, state: RunState) -> np.ndarray:
         from .curvature import Curvature
 
-        curvature = Curvature(model, state.loss, (state.inputs, state.targets))
+        curvature = Curvature(model, state.loss, (state.inputs, state.targets), statistics=self.statistics)
         return np.asarray(curvature.spectrum(self.count, method=self.method, tolerance=self.tolerance, seed=self.seed))
 
 
@@ -124,13 +125,13 @@ class Projections:
     """Uw for the rows of U."""
 
     def __init__(self, directions):
-        self._directions = _checks.finite_array("directions", directions)
+        self.directions = _checks.finite_array("directions", directions)
 
     def __call__(self, model: nn.Module, state: RunState) -> np.ndarray:
         weights = flat(model).double().cpu().numpy()
-        if self._directions.ndim != 2 or self._directions.shape[1] != weights.size:
-            raise ValueError(f"directions must have shape (k, {weights.size}), got {self._directions.shape}")
-        return self._directions @ weights
+        if self.directions.ndim != 2 or self.directions.shape[1] != weights.size:
+            raise ValueError(f"directions must have shape (k, {weights.size}), got {self.directions.shape}")
+        return self.directions @ weights
 
 
 class Distance:
@@ -140,6 +141,13 @@ class Distance:
         return float((flat(model).double() - state.start.double()).norm())
 
 
+class Norm:
+    """|w|; the sum in float64."""
+
+    def __call__(self, model: nn.Module, state: RunState) -> float:
+        return float(flat(model).double().norm())
+
+
 class Weights:
     """w."""
 
@@ -147,7 +155,8 @@ class Weights:
         return flat(model)
 
 
-def _data(state: RunState, part: str) -> tuple[Tensor, Tensor]:
+def data_of(state: RunState, part: str) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a part of the data."""
     if part == "train":
         return state.inputs, state.targets
     if state.test is None:

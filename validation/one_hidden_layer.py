@@ -117,6 +117,27 @@ class OneHiddenLayer:
         """Give a model of the same form the weights reached."""
         vector_to_parameters(torch.from_numpy(self.weights), model.parameters())
 
+    @property
+    def velocity(self) -> NDArray[np.float64]:
+        """(d,) v before the next step, in the order of `weights`."""
+        return self._state[1, self._order]
+
+    def rate(self, step: int) -> float:
+        """η of a step; beyond those that were given, of the last one."""
+        return float(self._rates if self._rates.ndim == 0 else self._rates[min(step, self._rates.size - 1)])
+
+    def in_torch(self) -> tuple[nn.Sequential, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """(model, inputs, targets, loss): the same f in torch; inputs (N, I) and targets share their memory."""
+        n_in, n_hidden, n_out = self._sizes
+        with torch.random.fork_rng(devices=[]):
+            first, last = (nn.Linear(*sizes, dtype=torch.float64) for sizes in ((n_in, n_hidden), (n_hidden, n_out)))
+        model = nn.Sequential(first, nn.ReLU() if self._kinds[0] == kernel.RELU else nn.Tanh(), last)
+        self.load_into(model)
+        crossed = self._kinds[1] == kernel.CROSS_ENTROPY
+        targets = torch.from_numpy(self._labels if crossed else self._targets)
+        loss = nn.functional.cross_entropy if crossed else nn.functional.mse_loss
+        return model, torch.from_numpy(self._inputs), targets, loss
+
     def run(
         self, steps: int, directions: ArrayLike | None = None, every: int = 1
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sde_sgd import _checks, _memory
 
-from . import measures
+from . import measures, measures_noise, measures_steps
 from ._recursion import Recursion
 
 MEASURES = {
@@ -24,7 +25,13 @@ MEASURES = {
     "noise_trace": (measures.NoiseTrace, ()),
     "noise_eigenvalues": (measures.NoiseEigenvalues, ("index",)),
     "hessian_eigenvalues": (measures.HessianEigenvalues, ("index",)),
+    "noise_hessian_cosine": (measures_noise.NoiseHessianCosine, ()),
+    "gradient_statistics": (measures_noise.GradientStatistics, ("layer", "statistic")),
+    "gradient_cosine": (measures_steps.GradientCosine, ()),
+    "gradient_products": (measures_steps.GradientProducts, ("product",)),
+    "segment_loss": (measures_steps.SegmentLoss, ("alpha",)),
     "projections": (measures.Projections, ("direction",)),
+    "norm": (measures.Norm, ()),
     "distance": (measures.Distance, ()),
     "weights": (measures.Weights, ("weight",)),
 }
@@ -92,6 +99,7 @@ class RunState:
     start: Tensor  # (d,) the weights at step 0, in the order of `parameters_to_vector`
     recursion: Recursion
     replica: int
+    velocity: Tensor | None = None  # (d,) v before the next step; None without momentum, at step 0, or where untold
 
     def batch(self, ahead: int = 0) -> NDArray[np.int64]:
         """The samples of the next step's batch, or of one `ahead` of it (negative: behind); (2, b) for SVAG."""
@@ -127,17 +135,27 @@ class Recorder:
 def recorder(measure: str, when: When, *, name: str | None = None, **options) -> Recorder:
     """A ready-made `Recorder`, over all N samples in eval mode.
 
-    ======================  ====================================================================================
-    "loss", "accuracy"      f and the share of samples classified right; part="test" takes the test set
-    "gradient_norm"         |∇f|
-    "noise_trace"           tr D
-    "noise_eigenvalues"     the `count` largest of D; `method`, `tolerance`, `seed` as of `GradientNoise.spectrum`
-    "hessian_eigenvalues"   the `count` largest (algebraically) of ∇²f; options as of `Curvature.spectrum`
-    "projections"           w · u_i for `directions` (k, d)
-    "distance"              |w − w₀|
-    "weights"               w, in the order of `parameters_to_vector` over trainable weights
-    ======================  ====================================================================================
+    =======================  ===================================================================================
+    "loss", "accuracy"       f and the share of samples classified right; part="test" takes the test set
+    "gradient_norm"          |∇f|
+    "gradient_cosine"        g·g'/(|g||g'|) of the coming mini-batch gradient and the one after it
+    "gradient_products"      (g·g', |g|², |g'|²) of the same two
+    "gradient_statistics"    (layer, 4): |g|, √tr D, √tr D_b of one mini-batch, and the signal-to-noise ratio
+                             |g|/√tr D_b, of each layer; batch_size, by default the run's
+    "segment_loss"           f((1−α)w + αw') at `points` α from 0 to 1, w' the next iterate; part, and for batch
+                             norm statistics="eval" or "full"
+    "noise_trace"            tr D
+    "noise_eigenvalues"      the `count` largest of D; `method`, `tolerance`, `seed` as of `GradientNoise.spectrum`
+    "hessian_eigenvalues"    the `count` largest (algebraically) of ∇²f; options as of `Curvature.spectrum`
+    "noise_hessian_cosine"   tr(DH)/(‖D‖‖H‖); options as of `GradientNoise.cosine`
+    "projections"            w · u_i for `directions` (k, d)
+    "norm", "distance"       |w|, |w − w₀|
+    "weights"                w, in the order of `parameters_to_vector` over trainable weights
+    =======================  ===================================================================================
 
+    Mini-batch gradients and the next iterate are those that the run goes on to take, in training mode, dropout
+    included, and do not contain weight decay; at the end of a run, those that would come next. The error is
+    1 − accuracy. A layer is a module with weights of its own.
     ValueError for an unknown name or option.
     """
     kind, dims = MEASURES[_checks.choice("measure", measure, list(MEASURES))]
@@ -158,6 +176,16 @@ def take(recorder: Recorder, model: nn.Module, state: RunState) -> NDArray:
     if recorder.dims is not None and len(recorder.dims) != found.ndim:
         raise ValueError(f"recorder {recorder.name!r} has dims {recorder.dims} and measures shape {found.shape}")
     return found if found.dtype in (np.float32, np.float64, np.int64) else found.astype(np.float64)
+
+
+def add_variable(found: xr.Dataset, recorder: Recorder, along: str, when: NDArray, rows: NDArray) -> xr.Dataset:
+    """The Dataset with what a recorder measured, over `along` and its own dimensions."""
+    name, dims = recorder.name, recorder.dims
+    if dims is None:
+        dims = tuple(f"{name}_{axis}" for axis in range(rows.ndim - 1))
+    if any(found.sizes.get(dim, n) != n for dim, n in zip(dims, rows.shape[1:])):
+        dims = tuple(f"{name}_{dim}" for dim in dims)  # another recorder has this dimension at another length
+    return found.assign_coords({along: when}).assign({name: ((along, *dims), rows)})
 
 
 @contextmanager

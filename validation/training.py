@@ -21,7 +21,7 @@ from ._recursion import MAX_STEPS, Rates, Recursion, are_labels, as_data
 from ._samples import in_words
 from ._training_run import Run
 from .measures import flat, trainable
-from .recording import Recorder, RunState, When, undisturbed
+from .recording import Recorder, RunState, When, add_variable, undisturbed
 
 _SNAPSHOT = {"weights": ("weight",), "loss": (), "accuracy": ()}
 
@@ -217,17 +217,10 @@ def _snapshots(snapshots, recorders, total: int, recursion: Recursion, labels: b
 def _dataset(run: Run, kept: int, recursion: Recursion) -> xr.Dataset:
     found = xr.Dataset()
     for place, (recorder, when, rows) in enumerate(zip(run.recorders, run.whens, run.rows)):
-        array, name = rows.array(), recorder.name
-        along = "epoch" if place < kept else f"{name}_step"
-        dims = recorder.dims
-        if dims is None:
-            dims = tuple(f"{name}_{axis}" for axis in range(array.ndim - 1))
-        if any(found.sizes.get(dim, n) != n for dim, n in zip(dims, array.shape[1:])):
-            dims = tuple(f"{name}_{dim}" for dim in dims)  # another recorder has this dimension at another length
-        coords = {along: when}
-        if along == "epoch":
+        if place < kept:
             whole = not (when % recursion.per_epoch).any()
-            coords = {"epoch": when // recursion.per_epoch if whole else when / recursion.per_epoch}
-            coords["step"] = ("epoch", when)
-        found = found.assign_coords(coords).assign({name: ((along, *dims), array)})
+            epochs = when // recursion.per_epoch if whole else when / recursion.per_epoch
+            found = add_variable(found, recorder, "epoch", epochs, rows.array()).assign_coords(step=("epoch", when))
+        else:
+            found = add_variable(found, recorder, f"{recorder.name}_step", when, rows.array())
     return found

@@ -3,5 +3,6 @@
 from ._catalogue import catalogue, describe, get
 from ._finite_sum import FiniteSum
 from ._landscape import Landscape
+from ._local_entropy import LocalEntropy, local_entropy
 
-__all__ = ["FiniteSum", "Landscape", "catalogue", "describe", "get"]
+__all__ = ["FiniteSum", "Landscape", "LocalEntropy", "catalogue", "describe", "get", "local_entropy"]

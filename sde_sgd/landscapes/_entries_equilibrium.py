@@ -1,5 +1,10 @@
 """Entries in detailed balance, j = 0: what the noise makes of wells, barriers, valleys and saddles."""
 
+from typing import Any
+
+import numpy as np
+
+from ._finite_sum import FiniteSum
 from ._landscape import Landscape
 
 
@@ -127,22 +132,30 @@ def sharp_flat(flat: float = 1.0, sharp: float = 10.0) -> Landscape:
     )
 
 
-def bumpy_valley(floor: float = 0.1, wall: float = 10.0, ripple: float = 0.05) -> Landscape:
+def bumpy_valley(floor: float = 0.1, wall: float = 10.0, ripple: float = 0.05, finite_sum: bool = False) -> Landscape:
     """f = a x²/2 + ε(1 − cos 2πx) + k y²/2 with D = I: a valley with a = `floor`, k = `wall` and ripples ε = `ripple`.
 
     At T ≫ ε paths see the valley only, at T ≪ ε they rest in the ripples; the diffusion along it is slowed by
     I₀(ε/T)² (Lifson & Jackson 1962). Smoothing f over one ripple length, as local entropy does, removes them.
-    Chaudhari et al. (2017).
+    Chaudhari et al. (2017). With `finite_sum` the same loss is the mean of four samples f + s_k·x, s_k = ±√2 e_i,
+    whose covariance is I: mini-batch SGD, exactly linear across the valley, Var y = η/(bk(2 − ηk)), where consecutive
+    gradients have E[g_y g_y'] = −ηk/(b(2 − ηk)) and correlation −ηk/2.
     """
+    if not isinstance(finite_sum, bool):
+        raise ValueError(f"finite_sum must be True or False, got {finite_sum!r}")
+    loss, variables = "floor*x**2/2 + ripple*(1 - cos(2*pi*x)) + wall*y**2/2", ("x", "y")
+    parameters = {"floor": floor, "wall": wall, "ripple": ripple}
+    known: dict[str, Any] = {"known_fixed_points": [("0", "0")], "default_temperature": 0.05}
+    positive = dict.fromkeys(("floor", "wall"), "a curvature of the valley")
+    domain = ((-5, 5), (-1.5, 1.5))
+    if finite_sum:
+        kicks = {"sx": np.sqrt(2) * np.array([1, -1, 0, 0]), "sy": np.sqrt(2) * np.array([0, 0, 1, -1])}
+        return FiniteSum(
+            variables, f"{loss} + sx*x + sy*y", kicks, potential=loss, q="0", parameters=parameters, domain=domain,
+            name="bumpy_valley", **known,
+        )._annotate(positive=positive)  # fmt: skip
     return _boltzmann(
-        ("x", "y"),
-        "floor*x**2/2 + ripple*(1 - cos(2*pi*x)) + wall*y**2/2",
-        parameters={"floor": floor, "wall": wall, "ripple": ripple},
-        known_fixed_points=[("0", "0")],
-        default_temperature=0.05,
-        domain=((-5, 5), (-1.5, 1.5)),
-        name="bumpy_valley",
-        positive=dict.fromkeys(("floor", "wall"), "a curvature of the valley"),
+        variables, loss, parameters=parameters, domain=domain, name="bumpy_valley", positive=positive, **known
     )
 
 

@@ -1,5 +1,6 @@
 """Claims about algorithms that descend on local entropy: Entropy-SGD, and Parle with its special cases."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,21 @@ from sde_sgd.figures._style import INK, new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, sampled
 from sde_sgd.theory.claims._batches import seed_of
 from sde_sgd.theory.claims._descent import regression
-from sde_sgd.theory.claims._local_entropies import quadrature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEEP = 0.75  # weight of the past in the running mean of an inner loop
+
+
+def _batch_gradients(finite_sum: sde.FiniteSum, batches: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+    """The gradient (y, k) of mini-batches: y is (…, d), and `batches` (…, steps, b) are sample indices."""
+
+    def gradient(y: np.ndarray, k: int) -> np.ndarray:
+        return np.take_along_axis(finite_sum.sample_gradients(y), batches[..., k, :, None], axis=-2).mean(axis=-2)
+
+    return gradient
+
 
 # Entropy-SGD ----------------------------------------------------------------------------------------------
 
@@ -23,21 +33,15 @@ _DATA = {"a": [0.5, 1.5, 1.0, 1.0], "m": [0.8, -0.2, 0.5, -0.6]}  # Σ a m = 0: 
 _SCOPE, _FROM, _INNER = 0.5, 1.0, 0.1
 
 
-def _running_mean(states: np.ndarray) -> np.ndarray:
-    """Of the states of an inner loop along the last axis, from its first one on."""
-    weights = (1 - _KEEP) * _KEEP ** np.arange(states.shape[-1])[::-1]
-    weights[0] /= 1 - _KEEP
-    return states @ weights
-
-
 def _inner_loop(level: Level, steps: int) -> Measurement:
     """(w − μ)/w of an inner loop of real SGD around w, on quadratic samples."""
-    tethered = sde.FiniteSum("x", f"a*(x - m)**2/2 + (x - {_FROM})**2/{2 * _SCOPE}", _DATA)
-    chain = sde.sgd(
-        tethered, [_FROM], learning_rate=_INNER, batch_size=1, steps=steps, save_every=1,
-        replicas=min(level.count(10_000), 300_000), seed=seed_of(level, 73, steps), threads=1,
+    count = min(level.count(10_000), 300_000)
+    draws = np.random.default_rng(seed_of(level, 73, steps)).integers(0, 4, (count, steps, 1), np.int8)
+    means = sde.entropy_sgd(
+        _batch_gradients(sde.FiniteSum("x", "a*(x - m)**2/2", _DATA), draws), np.full((count, 1), _FROM), rounds=1,
+        inner_steps=steps, step=_INNER, tether=1 / _SCOPE, keep=_KEEP,
     )  # fmt: skip
-    pulls = (_FROM - _running_mean(chain["x"].values[:, 1:])) / _FROM
+    pulls = (_FROM - means[:, 0]) / _FROM
     return sampled(f"(w − μ)/w, four quadratic samples, L = {steps}", pulls, _SCOPE / (1 + _SCOPE))
 
 
@@ -64,9 +68,9 @@ def _outer_loop(steps: int, paths: int, seed: int) -> np.ndarray:
 
 def _descent_of_local_entropy() -> np.ndarray:
     """w' = w − ηγ∇f_γ(w), by quadrature."""
-    places = [_START]
+    smooth, places = sde.local_entropy(sde.Landscape("x", _WELL), _SMOOTH), [_START]
     for _ in range(_OUTER):
-        places.append(places[-1] - _RATE * (places[-1] - float(quadrature(_WELL, (places[-1],), _SMOOTH)[1][0])))
+        places.append(places[-1] - _RATE * _SMOOTH * float(smooth.gradient([places[-1]])[0]))
     return np.array(places)
 
 
@@ -84,7 +88,7 @@ def _double_well(level: Level, steps: int) -> Measurement:
 def _long_loops(level: Level) -> list[Measurement]:
     """An inner loop of real SGD on four quadratic samples of one at a time, tethered to w by |x' − w|²/2γ, with the
     running mean μ of weight ¾: w − μ is γ∇f_γ = wγa/(1 + γa) with the mean curvature a = 1 (300 thousand replicas at
-    most, for their states). Then whole Entropy-SGD in a double well, forty times, ⟨x'⟩ over inner Langevin chains of
+    most, for their batches). Then whole Entropy-SGD in a double well, forty times, ⟨x'⟩ over inner Langevin chains of
     1000 steps of 0.002, 20 thousand at most: after five outer steps it is where gradient descent on f_γ is, f_γ by
     quadrature, with a bias below the square of inner step times curvature, 32."""
     return [_inner_loop(level, 60), _double_well(level, _LONG)]
@@ -125,31 +129,6 @@ ENTROPY_SGD = Claim(
 # Parle ----------------------------------------------------------------------------------------------------
 
 
-def _parle(
-    finite_sum: sde.FiniteSum, start: np.ndarray, batches: np.ndarray | None, *, rounds: int, inner: int = 1,
-    tether: float = 0.0, elastic: float = 0.0,
-) -> np.ndarray:  # fmt: skip
-    """Places (n, …, d) of the n replicas of Parle after so many rounds from `start` (n, …, d).
-
-    Each round makes `inner` steps y' = y − η[g_B(y) + γ(y − x)] from y = x, takes their running mean z, and moves
-    x' = z − ηρ(x − x̄), x̄ the mean of the replicas; γ = `tether` and ρ = `elastic` are the strengths of the couplings.
-    `batches` (n, …, rounds·inner, b) are sample indices, None for the whole sum.
-    """
-    x = start
-    for k in range(rounds):
-        y = z = x
-        for step in range(inner):
-            if batches is None:
-                gradient = finite_sum.gradient(y)
-            else:
-                drawn = batches[..., k * inner + step, :, None]
-                gradient = np.take_along_axis(finite_sum.sample_gradients(y), drawn, axis=-2).mean(axis=-2)
-            y = y - _INNER * (gradient + tether * (y - x))
-            z = y if step == 0 else _KEEP * z + (1 - _KEEP) * y
-        x = z - _INNER * elastic * (x - x.mean(axis=0))
-    return x
-
-
 def _as_sgd(level: Level, inner: int) -> list[Measurement]:
     """One replica without couplings against `sgd`, on the very batches."""
     neuron = sde.landscapes.get("neuron")
@@ -158,7 +137,9 @@ def _as_sgd(level: Level, inner: int) -> list[Measurement]:
     for name, finite_sum in (("neuron on iris", neuron), ("linear regression", regression())):
         settings: dict[str, Any] = dict(batch_size=4, steps=60, seed=seed_of(level, 72))
         batches = sde.sample_indices(finite_sum.samples, **settings)[None]
-        place = _parle(finite_sum, start[None], batches, rounds=60 // inner, inner=inner)[0]
+        place = sde.parle(
+            _batch_gradients(finite_sum, batches), start[None], rounds=60 // inner, inner_steps=inner, step=_INNER
+        )[0]
         run = sde.sgd(finite_sum, start, learning_rate=_INNER, threads=1, **settings)
         end = np.array([run[v].values[0] for v in finite_sum.variables])
         what = f"distance from the start after 60 steps, {name}, n = 1, γ = ρ = 0, L = {inner}"
@@ -173,7 +154,10 @@ def _contraction(elastic: float, inner: int, tether: float, along: int) -> float
     """By how much ten full-batch rounds of three replicas shrink their differences, along a variable of curvature h."""
     flat = sde.FiniteSum(("x", "y"), f"({_CURVATURES[0]}*x**2 + {_CURVATURES[1]}*y**2)/2 + s*x", {"s": [-1.0, 1.0]})
     start = np.array([[1.0, 0.4], [0.4, -1.0], [1.6, 0.3]])
-    end = _parle(flat, start, None, rounds=10, inner=inner, tether=tether, elastic=elastic)
+    end = sde.parle(
+        lambda y, _: flat.gradient(y), start, rounds=10, inner_steps=inner, step=_INNER, tether=tether, elastic=elastic,
+        keep=_KEEP,
+    )  # fmt: skip
     return float((end[2] - end[1])[along] / (start[2] - start[1])[along])
 
 
@@ -200,7 +184,10 @@ def _as_elastic_sgd(level: Level, inner: int) -> list[Measurement]:
     kicked = sde.FiniteSum("x", "x**2/2 + s*x", {"s": [-1.0, 0.2, 0.8, 0.0]})
     noise, rounds = kicked.diffusion([0.0]), 45
     draws = np.random.default_rng(seed_of(level, 74, inner)).integers(0, 4, (3, count, rounds * inner, 1), np.int8)
-    ends = _parle(kicked, np.zeros((3, count, 1)), draws, rounds=rounds, inner=inner, elastic=elastic)[..., 0]
+    ends = sde.parle(
+        _batch_gradients(kicked, draws), np.zeros((3, count, 1)), rounds=rounds, inner_steps=inner, step=_INNER,
+        elastic=elastic, keep=_KEEP,
+    )[..., 0]  # fmt: skip
     for words, values, curvature, size in (
         ("the mean of three", ends.mean(axis=0), 1.0, 1 / 3),
         ("a difference of two", ends[0] - ends[1], 1.0 + elastic, 2.0),

@@ -1,13 +1,14 @@
 """Claims about wide minima, on binary perceptrons of so few weights that every choice of them is enumerated."""
 
 import itertools
+import math
 from dataclasses import replace
 from functools import cache
-from math import comb
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+import sde_sgd as sde
 from sde_sgd.figures._style import new_figure, styled
 from sde_sgd.theory.claim import Claim, Level, Measurement, exact, sampled
 from sde_sgd.theory.claims._batches import ratio_of_means, seed_of
@@ -15,14 +16,9 @@ from sde_sgd.theory.claims._batches import ratio_of_means, seed_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FLIP = 0.1  # the probability with which each weight is flipped; e^{−γ} = p/(1 − p)
+_FLIP = 0.1  # the probability with which each weight is flipped
+_GAMMA = math.log((1 - _FLIP) / _FLIP)  # e^{−γ} = p/(1 − p)
 _POOLS = ((15, 10, 900), (17, 11, 300))  # weights, patterns, pattern sets
-
-
-@cache
-def _configurations(weights: int) -> np.ndarray:
-    """Every choice of the weights ±1, (2^N, N); bit i of the row's number is set where weight i is −1."""
-    return (1 - 2 * ((np.arange(2**weights)[:, None] >> np.arange(weights)) & 1)).astype(np.float32)
 
 
 def _patterns(random: np.random.Generator, patterns: int, weights: int) -> np.ndarray:
@@ -30,45 +26,26 @@ def _patterns(random: np.random.Generator, patterns: int, weights: int) -> np.nd
     return random.choice(np.array([-1, 1], np.float32), (patterns, weights))
 
 
-def _solutions(tasks: np.ndarray) -> np.ndarray:
-    """Every W without an error on the patterns `tasks`, (number, N)."""
-    found = _configurations(tasks.shape[1])
-    for pattern in tasks:
-        found = found[found @ pattern > 0]
-    return found
-
-
-def _distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Numbers of weights in which they differ."""
-    return ((some.shape[1] - some @ others.T) / 2).astype(int)
-
-
-def _local_entropy(some: np.ndarray, solutions: np.ndarray, ratio: float) -> np.ndarray:
-    """log Σ ratio^d over the solutions, d the distance from each of `some`."""
-    return np.log((ratio ** _distances(some, solutions)).sum(1))
-
-
 @cache
 def _pool(level: Level, weights: int, patterns: int, sets: int) -> tuple[int, tuple]:
     """Pattern sets with a solution that has no other within two flips beside one that has five or more; and of these
-    sets the patterns, an isolated and the densest solution between which the local entropy differs most.
+    sets the task, an isolated and the densest solution between which the local entropy differs most.
     """
-    random = np.random.default_rng(seed_of(level, 40, weights, patterns))
-    ratio, count = _FLIP / (1 - _FLIP), 0
-    best: tuple = (0.0,)  # difference, patterns, isolated, dense
+    random, count = np.random.default_rng(seed_of(level, 40, weights, patterns)), 0
+    best: tuple = (0.0,)  # difference, task, isolated, dense
     for _ in range(sets):
-        tasks = _patterns(random, patterns, weights)
-        solutions = _solutions(tasks)
+        task = sde.BinaryPerceptron(_patterns(random, patterns, weights))
+        solutions = task.solutions
         if len(solutions) < 7:
             continue
-        near = (_distances(solutions, solutions) <= 2).sum(1) - 1
+        near = task.neighbours(2)
         if near.min() > 0 or near.max() < 5:
             continue
         count += 1
-        entropy = _local_entropy(solutions, solutions, ratio)
+        entropy = task.local_entropy(solutions, _GAMMA)
         lonely, dense = entropy.argmin(), entropy.argmax()
         if entropy[dense] - entropy[lonely] > best[0]:
-            best = entropy[dense] - entropy[lonely], tasks, solutions[lonely], solutions[dense]
+            best = entropy[dense] - entropy[lonely], task, solutions[lonely], solutions[dense]
     return count, best[1:]
 
 
@@ -77,12 +54,12 @@ def _pairs(weights: int, patterns: int, distance: int, law: bool) -> float:
 
     p_d is the probability that a random pattern suits both of two vectors that differ in d weights.
     """
-    every = _configurations(weights)
-    fields = every @ every.T > 0  # by symmetry patterns are enumerated as weights are
     if law:
-        both = (fields[0] & fields[2**distance - 1]).mean()
-        return 2**weights * comb(weights, distance) * both**patterns
-    apart = np.argwhere(_distances(every, every) == distance)
+        both = (1 - sde.BinaryPerceptron.disagreement(weights)[distance]) / 2  # they agree, on the side asked for
+        return 2**weights * math.comb(weights, distance) * both**patterns
+    every = np.array(list(itertools.product((1, -1), repeat=weights)))
+    fields = every @ every.T > 0  # by symmetry patterns are enumerated as weights are
+    apart = np.argwhere((weights - every @ every.T) // 2 == distance)
     found = 0
     for tasks in itertools.product(fields.T, repeat=patterns):
         solved = np.logical_and.reduce(tasks)
@@ -130,18 +107,16 @@ def _profile_figure(level: Level) -> "Figure":
     figure = new_figure(7.8, 3.5)
     left, right = figure.subplots(1, 2)
     weights, patterns, sets = _POOLS[1]
-    tasks, *kinds = _pool(level, weights, patterns, sets)[1]
-    solutions, every = _solutions(tasks), _configurations(weights)
-    errors = (every @ tasks.T <= 0).mean(1)
+    task, *kinds = _pool(level, weights, patterns, sets)[1]
+    errors, every = task.error_counts / patterns, task.choices(np.arange(2**weights))
     radii = np.arange(weights + 1)
     for one, label in zip(kinds, ("isolated solution", "dense solution")):
-        away = _distances(solutions, one[None])[:, 0]
-        left.step(radii, [(away <= d).sum() for d in radii], where="mid", label=label)
-        away = _distances(every, one[None])[:, 0]
+        left.step(radii, task.profile(one).cumsum(), where="mid", label=label)
+        away = (every != one).sum(1)
         right.plot(radii, [errors[away == d].mean() for d in radii], "o-", ms=3.5, label=label)
     left.set(yscale="log", ylabel="solutions within that distance", xlim=(-0.5, 9.5), xlabel="weights flipped")
     right.set(ylabel="mean training error", xlim=(-0.5, 9.5), ylim=(0, 0.55), xlabel="weights flipped")
-    left.set_title(f"{len(solutions)} solutions, N = {weights}, P = {patterns}")
+    left.set_title(f"{len(task.solutions)} solutions, N = {weights}, P = {patterns}")
     right.set_title("the error is 0 at both")
     left.legend(loc="lower right")
     return figure
@@ -161,41 +136,31 @@ DENSE_AND_ISOLATED = Claim(
 )
 
 
-def _smoothed(tasks: np.ndarray, one: np.ndarray, ratio: float) -> float:
-    """The local entropy of `one` by N passes over all 2^N weights: each adds the other value of one weight."""
-    solved = (_configurations(len(one)) @ tasks.T > 0).all(1).astype(float).reshape((2,) * len(one))
-    for axis in range(len(one)):
-        solved = solved + ratio * np.flip(solved, axis)
-    number = int(((one < 0) * 2 ** np.arange(len(one))).sum())
-    return float(np.log(solved.reshape(-1)[number]))
-
-
-def _stays_solved(level: Level, tasks: np.ndarray, one: np.ndarray, key: int) -> np.ndarray:
+def _stays_solved(level: Level, task: sde.BinaryPerceptron, one: np.ndarray, key: int) -> np.ndarray:
     """Whether `one` still makes no error after each weight was flipped with probability p: random trials."""
     random = np.random.default_rng(seed_of(level, 41, len(one), key))
-    found = []
+    found, patterns, one = [], task.patterns.astype(np.float32), one.astype(np.float32)
     for _ in range(level.count(1)):
         flipped = np.where(random.random((200_000, len(one)), np.float32) < _FLIP, -one, one)
-        found.append((flipped @ tasks.T > 0).all(1))
+        found.append((flipped @ patterns.T > 0).all(1))
     return np.concatenate(found).astype(float)
 
 
 def _told_apart(level: Level, by_error: bool) -> list[Measurement]:
     """Local entropies and survival of a dense and an isolated solution of one task; `by_error` predicts from f = 0."""
-    ratio, found = _FLIP / (1 - _FLIP), []
+    found = []
     for weights, patterns, sets in _POOLS:
-        tasks, *kinds = _pool(level, weights, patterns, sets)[1]
-        solutions = _solutions(tasks)
-        entropies = _local_entropy(np.array(kinds), solutions, ratio)
+        task, *kinds = _pool(level, weights, patterns, sets)[1]
+        entropies, passed = task.local_entropy(np.array(kinds), _GAMMA), task.local_entropies(_GAMMA)
         for k, (kind, one) in enumerate(zip(("isolated", "dense"), kinds)):
             if by_error and not k:
                 continue
             predicted = entropies[0] if by_error else entropies[k]
             what = f"local entropy of the {kind} solution, passes over all weights, N = {weights}"
-            found.append(exact(what, _smoothed(tasks, one, ratio), predicted))
+            found.append(exact(what, float(passed[task.places(one)]), predicted))
             what = f"P(no error after flips with p = {_FLIP:g}), the {kind} solution, N = {weights}"
             survival = np.exp(predicted) * (1 - _FLIP) ** weights
-            found.append(sampled(what, _stays_solved(level, tasks, one, k), survival))
+            found.append(sampled(what, _stays_solved(level, task, one, k), survival))
     return found
 
 
@@ -227,29 +192,21 @@ LOCAL_ENTROPY_TELLS = Claim(
 )
 
 
-def _test_errors(weights: int) -> np.ndarray:
-    """The share of all ±1 inputs on which two vectors that differ in d weights disagree, for d = 0, …, N."""
-    every = _configurations(weights)
-    answers = every @ every[2 ** np.arange(weights + 1) - 1].T > 0
-    return (answers != answers[:, :1]).mean(0)
-
-
 @cache
 def _students(level: Level, weights: int, patterns: int) -> np.ndarray:
     """Test errors of solutions of a teacher's patterns, (teacher, 4): of the one with the largest local entropy, and
     the same predicted without the teacher; the mean over all solutions; of the one with the smallest local entropy.
     """
     random = np.random.default_rng(seed_of(level, 42, weights))
-    errors, ratio, found = _test_errors(weights), _FLIP / (1 - _FLIP), []
+    errors, found = sde.BinaryPerceptron.disagreement(weights), []
     for _ in range(min(level.count(4000), 60_000)):
-        teacher = _configurations(weights)[random.integers(2**weights)]
-        tasks = _patterns(random, patterns, weights)
-        solutions = _solutions(tasks * np.sign(tasks @ teacher)[:, None])
-        between = _distances(solutions, solutions)
-        entropy = (ratio**between).sum(1)
-        true = errors[_distances(solutions, teacher[None])[:, 0]]
+        teacher = 1 - 2 * (random.integers(2**weights) >> np.arange(weights) & 1)
+        drawn = _patterns(random, patterns, weights)
+        task = sde.BinaryPerceptron(drawn, np.sign(drawn @ teacher))
+        entropy, true = task.local_entropy(task.solutions, _GAMMA), errors[(task.solutions != teacher).sum(1)]
         dense, lonely = entropy.argmax(), entropy.argmin()
-        found.append((true[dense], errors[between[dense]].mean(), true.mean(), true[lonely]))
+        predicted = task.profile(task.solutions[dense]) @ errors / len(task.solutions)
+        found.append((true[dense], predicted, true.mean(), true[lonely]))
     return np.array(found)
 
 

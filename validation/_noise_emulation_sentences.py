@@ -1,0 +1,227 @@
+"""What the sources say of noise and minima, sentence by sentence, and the effect of each: one number per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ._noise_emulation_agreement import CASES
+from ._noise_emulation_runs import MODES
+from ._noise_emulation_tasks import PAIRS, recognised
+from ._noise_emulation_wells import FLAT, SHARP
+from ._sentences import Answer
+
+INF = np.inf
+MORE, LESS = (0.0, INF), (-INF, 0.0)
+GOLMANT, ITA, CS = "Golmant (2018)", "Chaudhari (talk)", "Chaudhari & Soatto (2018)"
+GOYAL, KESKAR, ZHU = "Goyal et al. (2017)", "Keskar et al. (2017)", "Zhu et al. (2019)"
+LIANG = "Liang et al. (2019)"
+
+
+def at(run: xr.Dataset, name: str, time: float) -> float:
+    """A recorded quantity at η·steps = `time`, between records on a straight line."""
+    return float(np.interp(time, run["t"].values, run[name].values))
+
+
+def answer(source: str, content: str, effect, holds, measure: str, **more) -> list[Answer]:
+    """The sentence, or none where a run of it diverged."""
+    effect = np.asarray(effect, dtype=float)
+    if effect.size == 0 or not np.isfinite(effect).all():
+        return []
+    if "otherwise" in more and not np.isfinite(np.asarray(more["otherwise"], dtype=float)).all():
+        return []
+    return [Answer(source, content, effect.tolist(), holds, measure=measure, **more)]
+
+
+def sweep_sentences(config: Mapping[str, Any], sweeps, scaling, sampling, clean) -> list[Answer]:
+    """Batch size and learning rate, linear scaling, sampling; `clean` (seed,) gradient descent without wrong labels."""
+    rate = min(config["learning_rates"], key=lambda r: abs(r - config["learning_rate"]))
+    small, large = min(config["batch_sizes"]), max(config["batch_sizes"])
+    pairs = [(s.sel(rate=rate, batch=small), s.sel(rate=rate, batch=large)) for s in sweeps]
+    share = small / large
+    final = [float(b.late_test_error - a.late_test_error) for a, b in pairs]
+    epochs = [at(b, "test_error", config["time"] * share) - at(a, "test_error", config["time"]) for a, b in pairs]
+    best = [float(b.test_error.min() - a.test_error.min()) for a, b in pairs]
+    sharp = [float(np.log(b.sharpness / a.sharpness)) for a, b in pairs]
+    fisher = [_ranks(np.ravel(s.fisher_rao), np.ravel(s.late_test_error)) for s in sweeps]
+    noisy = [float(s.late_test_error.isel(mode=0)) for s in sampling]
+    return [
+        *answer(f"{KESKAR}, §1", "large batches end at a higher test error than small ones", final, MORE,
+                f"test error at b = {large} less that at b = {small}, η = {rate:g}, last quarter",
+                condition="both are given the same η·steps, not the same epochs", otherwise=epochs),
+        *answer(f"{KESKAR}, §1", "large batches never reach the test error of small ones, wherever they are stopped",
+                best, MORE, "lowest test error along the run at the large b less that at the small"),
+        *answer(f"{KESKAR}, §2", "large batches end in sharper minima", sharp, MORE,
+                f"ln(λ_max of H at b = {large} over that at b = {small})"),
+        *answer(GOLMANT, "without wrong labels large batches generalise worse, too",
+                [float(c - s.clean_test_error) for c, s in zip(clean, sampling)], MORE,
+                "test error of gradient descent less that of SGD, no wrong labels"),
+        *_scaling(config, scaling),
+        *answer(f"{CS}, §5", "sampling with replacement regularises more than without",
+                [float(s.late_test_error.sel(mode=MODES[2])) - n for s, n in zip(sampling, noisy)], MORE,
+                "test error of reshuffling less that of replacement"),
+        *answer(f"{CS}, §2", "a fresh subset at each step ends where replacement does, within a percentage point",
+                [float(s.late_test_error.sel(mode=MODES[1])) - n for s, n in zip(sampling, noisy)], (-0.01, 0.01),
+                f"test error without replacement less that with, b/N = {config['batch_size'] / config['samples']:g}"),
+        *answer(f"{LIANG}, §4", "a larger Fisher–Rao norm goes with a larger test error", fisher, MORE,
+                "rank correlation of ⟨w, Fw⟩ and test error over all learning rates and batch sizes"),
+    ]  # fmt: skip
+
+
+def _scaling(config: Mapping[str, Any], scaling: Sequence[xr.Dataset]) -> list[Answer]:
+    """Constant η/b: the test error within a tenth of that of the smallest batch, at small η and at the largest."""
+
+    def apart(batch: int) -> list[float]:
+        return [float(np.log(s.late_test_error[batch] / s.late_test_error[0])) for s in scaling]
+
+    usable = [k for k in range(1, scaling[0].sizes["batch"]) if np.isfinite(apart(k)).all()]
+    if len(usable) < 2:
+        return []
+    middle = max([k for k in usable if float(scaling[0].rate[k]) <= config["learning_rate"]], default=usable[0])
+    small, large = (int(scaling[0].batch[k]) for k in (middle, usable[-1]))
+    rates = scaling[0].rate.values
+    return answer(
+        f"{GOYAL}, §2.1", "at constant η/b the batch size changes nothing", apart(middle), (-0.25, 0.25),
+        f"ln(test error at b = {small} over that at b = {int(scaling[0].batch[0])}), equal epochs",
+        condition=f"η ≤ {rates[middle]:g}, not at η = {rates[usable[-1]]:g}, b = {large}",
+        otherwise=apart(usable[-1]),
+    )  # fmt: skip
+
+
+def noise_sentences(emulated: Mapping[str, xr.Dataset], sgd: Sequence[float]) -> list[Answer]:
+    """Noise made to order, beside SGD at the same T; `sgd` (seed,) its late test error."""
+
+    def error(kind: str):
+        return emulated[kind]["late_test_error"].values
+
+    descent, real = error("none"), np.asarray(sgd)
+    gap = float((descent - real).mean())
+    unit = f"in units of the mean gap of gradient descent, {gap:.3f}"
+
+    def closed(kind: str):
+        return (descent - error(kind)) / gap
+
+    return [
+        *answer(GOLMANT, "SGD generalises better than gradient descent, given the same η·steps", descent - real, MORE,
+                "test error of gradient descent less that of SGD, last quarter"),
+        *answer(GOLMANT, "noise of covariance D/b added to full batches closes the gap", closed("exact"), (0.5, INF),
+                f"test error of gradient descent less that with noise, {unit}"),
+        *answer(GOLMANT, "and is as good as mini-batches, within half of the gap", (error("exact") - real) / gap,
+                (-0.5, 0.5), f"test error with noise less that of SGD, {unit}"),
+        *answer(GOLMANT, "what matters is T: half of η at half of b, the noise the same, closes it as well",
+                closed("exact, η/2"), (0.5, INF), f"the same, {unit}"),
+        *answer(GOLMANT, "noise from a small subset of the samples closes it", closed("subset"), (0.5, INF),
+                f"the same, {unit}"),
+        *answer(GOLMANT, "noise of the Fisher information, labels drawn from the model, closes it", closed("fisher"),
+                (0.5, INF), f"the same, {unit}"),
+        *answer(GOLMANT, "noise of the Hessian by products with it closes it", closed("hessian"), (0.5, INF),
+                f"the same, {unit}"),
+        *answer(ZHU, "isotropic noise of equal trace closes less of it than D", closed("exact") - closed("isotropic"),
+                MORE, f"closed by D less closed by isotropic noise, {unit}"),
+        *answer(ZHU, "isotropic noise of equal trace does not close it", closed("isotropic"), (-INF, 0.5),
+                f"the same, {unit}"),
+        *answer(KESKAR, "gradient descent ends at a sharper minimum than with noise of covariance D/b",
+                np.log(emulated["none"]["sharpness"].values / emulated["exact"]["sharpness"].values), MORE,
+                "ln(λ_max without over that with noise)"),
+    ]  # fmt: skip
+
+
+def well_sentences(found: Sequence[xr.Dataset]) -> list[Answer]:
+    """Dwell times, measured by paths."""
+
+    def log(run: xr.Dataset, place: str, out: float, noise: str) -> float:
+        chosen = (run.place == place) & (run.out == out) & (run.noise == noise)
+        return float(np.log(run["mean"].values[chosen.values][0]))
+
+    def isotropic_longer(place: str, out: float) -> list[float]:
+        return [log(r, place, out, "isotropic") - log(r, place, out, "∝ curvature") for r in found]
+
+    def sharper_sooner(noise: str) -> list[float]:
+        return [log(r, "well", FLAT, noise) - log(r, "well", SHARP, noise) for r in found]
+
+    beyond = [s - np.log(SHARP / FLAT) for s in sharper_sooner("∝ curvature")]
+    same = [s - np.log(SHARP / FLAT) for s in sharper_sooner("isotropic")]
+    return [
+        *answer(GOLMANT, "of two wells of one depth the sharper is left sooner by more than the ratio of curvatures",
+                beyond, (0.3, INF), "ln(time in the flat over time in the sharp well) less ln 4",
+                condition="D = cH", otherwise=same),
+        *answer(f"{ZHU}, §3", "noise shaped like the curvature leaves a minimum sooner than isotropic noise",
+                isotropic_longer("well", SHARP), MORE, "ln(time with isotropic noise over time with D = cH)",
+                condition="the way out is along the sharper direction", otherwise=isotropic_longer("well", FLAT)),
+        *answer(f"{ZHU}, §3", "and leaves a saddle sooner", isotropic_longer("saddle", SHARP), MORE,
+                "ln(time with isotropic noise over time with D = c|H|)",
+                condition="the way down is the sharper direction", otherwise=isotropic_longer("saddle", FLAT)),
+        *answer(GOLMANT, "a saddle is left by noise of whatever shape", [1 - r.attrs["never"] for r in found],
+                (0.9, INF), "share that left within 20 mean times, no noise along the way down"),
+    ]  # fmt: skip
+
+
+def slopes(found: xr.Dataset, name: str) -> list[float]:
+    """d ln `name`/d ln h over the directions of each seed where both are positive; NaN for fewer than three."""
+    result = []
+    for _, one in found.groupby("seed"):
+        h, y = one["curvature"].values.ravel(), one[name].values.ravel()
+        usable = (h > 0) & (y > 0)
+        several = usable.sum() > 2
+        result.append(float(np.polyfit(np.log(h[usable]), np.log(y[usable]), 1)[0]) if several else float("nan"))
+    return result
+
+
+def radius_sentences(found: xr.Dataset) -> list[Answer]:
+    """Radii of the network's own directions, (seed, direction)."""
+    return answer(GOLMANT, "the radius of stability is inversely proportional to the curvature",
+                  slopes(found, "radius"), (-1.2, -0.8),
+                  "d ln R/d ln h over leading directions of the network, R of one mean exit time")  # fmt: skip
+
+
+def agreement_sentences(found: Mapping[str, Sequence[xr.Dataset]]) -> list[Answer]:
+    """D → Fisher → Hessian."""
+    last = {case: [run.isel(step=-1) for run in runs] for case, runs in found.items()}
+    gap = {case: [float(run.gap) for run in runs] for case, runs in last.items()}
+    well, half, few, squared = (gap[case] for case in CASES)
+    first = [float(np.log(r.gap[-1] / r.gap[0])) for r in found[CASES[0]]]
+    shape = [float(r.d_h) for r in last[CASES[3]]]
+    end = "|D − H|/|H| at the end"
+    return [
+        *answer(GOLMANT, "near an optimum the covariance of gradients is the Hessian, within a tenth", well,
+                (-INF, 0.1), end, condition="labels are drawn from the network, many of them", otherwise=few),
+        *answer(GOLMANT, "the same where no network can tell which half of the labels is random", half,
+                (-INF, 0.1), end),
+        *answer(GOLMANT, "the same for the squared loss", squared, (-INF, 0.1), end),
+        *answer(GOLMANT, "for the squared loss D and H have one shape, cosine above 0.9", shape, (0.9, INF),
+                "tr(DH)/(|D||H|) at the end"),
+        *answer(GOLMANT, "D and H come together as training goes on", first, LESS,
+                "ln(|D − H|/|H| at the end over that at the start), labels drawn from the network"),
+        *answer(GOLMANT, "the Fisher information comes to the Hessian, within a tenth, though the labels are memorised",
+                [1 - float(r.f_h) for r in last[CASES[2]]], (-INF, 0.1), "1 − tr(FH)/(|F||H|), few random labels"),
+    ]  # fmt: skip
+
+
+def task_sentences(tasks: Sequence[xr.Dataset], networks: Sequence[xr.Dataset]) -> list[Answer]:
+    """Comparing tasks and architectures by D."""
+    spectra = np.stack([run["eigenvalues"].values for run in tasks])
+    known = recognised(spectra) if len(tasks) > 1 else np.array([np.nan])
+    found = [
+        *answer(ITA, "the spectrum of D tells tasks apart", known, (1 / len(PAIRS), INF),
+                f"share of pairs of digits known again by the spectrum; 1/{len(PAIRS)} by chance"),
+        *answer(ITA, "tasks with more noise are harder", [_ranks(r.trace.values, r.test_error.values) for r in tasks],
+                MORE, "rank correlation of tr D and test error over pairs of digits"),
+    ]  # fmt: skip
+    if networks and networks[0].sizes["network"] > 2:
+        found += answer(f"{CS}, §6", "a larger rank(D)/d + var λ(D) goes with a lower test error",
+                        [-_ranks(r.score.values, r.test_error.values) for r in networks], MORE,
+                        "rank correlation with test accuracy over networks")  # fmt: skip
+    return found
+
+
+def _ranks(one, other) -> float:
+    """Spearman's, ties by their mean rank; NaN where one does not vary or is not finite."""
+    from scipy.stats import rankdata
+
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if not (np.isfinite(one).all() and np.isfinite(other).all()) or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

@@ -1,0 +1,158 @@
+"""What the report of the experiment `noise` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from sde_sgd.figures._style import INK, MUTED, axes_or_new, new_figure, styled
+
+from ._sentences import student
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _bars(values: Iterable[float]) -> tuple[float, float]:
+    """Mean, and half of the 95 % interval over seeds."""
+    mean, low, _ = student(list(values))
+    return mean, mean - low
+
+
+@styled
+def plot_gap(sweeps: Sequence[xr.Dataset], descent: xr.Dataset, rate: float) -> Figure:
+    """Test error against η·steps at one learning rate, a line for each batch size, and its late mean against T."""
+    figure = new_figure(9.0, 3.6)
+    left, right = figure.subplots(1, 2)
+    sizes = sweeps[0]["batch"].values
+    for k, size in enumerate(sizes):
+        runs = [s.sel(rate=rate, batch=size) for s in sweeps]
+        t = runs[0]["t"].values[1:]
+        left.plot(t, np.mean([r["test_error"].values[1:] for r in runs], axis=0), color=f"C{k}", label=f"b = {size}")
+    left.plot(
+        descent["t"].values[1:], descent["test_error"].mean("seed").values[1:], color=INK, label="gradient descent"
+    )
+    left.set(xlabel="η·steps", ylabel="test error", xscale="log", ylim=(0, None))
+    left.legend()
+    for k, one in enumerate(sweeps[0]["rate"].values):
+        points = [_bars([float(s["late_test_error"].sel(rate=one, batch=size)) for s in sweeps]) for size in sizes]
+        right.errorbar(
+            one / (2 * sizes), *np.array(points).T, fmt="osv^D"[k % 5], ms=5, color=f"C{k}", label=f"η = {one:g}"
+        )
+    right.set(xlabel="T = η/2b", ylabel="late test error", xscale="log")
+    right.legend()
+    for panel in (left, right):
+        panel.grid(True, which="major")
+    return figure
+
+
+@styled
+def plot_scaling(scaling: Sequence[xr.Dataset]) -> Figure:
+    """Late training loss, late test error and 2/(ηλ_max) against the batch size at constant η/b."""
+    figure = new_figure(9.0, 3.4)
+    panels = figure.subplots(1, 3)
+    sizes = scaling[0]["batch"].values
+    for panel, name, label in zip(panels, ("late_loss", "late_test_error"), ("late training loss", "late test error")):
+        values = [[float(s[name].sel(batch=b)) for s in scaling] for b in sizes]
+        points = [_bars(v) if np.isfinite(v).all() else (np.nan, 0.0) for v in values]
+        panel.errorbar(sizes, *np.array(points).T, fmt="o-", ms=4, color="C0")
+        panel.set(ylabel=label)
+    panels[0].set_yscale("log")
+    for k, s in enumerate(scaling):
+        panels[2].plot(sizes, s["rate"].values * s["sharpness"].values, "o-", ms=3, color=f"C{k % 10}", lw=0.8)
+    panels[2].axhline(2.0, color=MUTED, lw=1.0, ls=(0, (4, 2)), label="limit of gradient descent")
+    panels[2].set(ylabel="ηλ_max at the end", yscale="log")
+    panels[2].legend()
+    for panel in panels:
+        panel.set(xlabel="b = η · const", xscale="log")
+        panel.grid(True, which="major")
+    return figure
+
+
+@styled
+def plot_noises(made: Mapping[str, xr.Dataset], sgd: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Late test error of gradient descent with each kind of noise, a dot for each seed, beside SGD."""
+    ax = axes_or_new(ax, 7.0, 3.6)
+    rows = {"SGD": np.asarray(sgd), **{name: run["late_test_error"].values for name, run in made.items()}}
+    for k, (name, values) in enumerate(rows.items()):
+        mean, half = _bars(values)
+        ax.plot(np.full(len(values), k), values, "o", ms=4, color=MUTED, mfc="none")
+        ax.errorbar([k], [mean], [half], fmt="s", ms=6, color=INK if name == "SGD" else f"C{(k - 1) % 10}")
+    ax.set_xticks(range(len(rows)), [name.replace(", ", ",\n") for name in rows])
+    ax.minorticks_off()
+    ax.set(ylabel="late test error")
+    ax.grid(True, axis="y")
+    return ax
+
+
+@styled
+def plot_dwell(found: Sequence[xr.Dataset], ax: Axes | None = None) -> Axes:
+    """Mean times of paths over the exact ones, each case a column, each seed a dot."""
+    ax = axes_or_new(ax, 7.6, 3.6)
+    labels = [f"{p}\nh = {o:g}\n{n}" for p, o, n in zip(*(found[0][k].values for k in ("place", "out", "noise")))]
+    for k, run in enumerate(found):
+        exact = np.exp(run["exact"].values)
+        shift = (k - (len(found) - 1) / 2) * 0.12
+        ratio, error = run["mean"].values / exact, 2 * run["error"].values / exact
+        ax.errorbar(np.arange(len(exact)) + shift, ratio, error, fmt="o", ms=3, lw=0.8, color=f"C{k % 10}")
+    ax.axhline(1.0, color=MUTED, lw=0.8)
+    ax.set_xticks(range(len(labels)), labels, fontsize=6)
+    ax.minorticks_off()
+    ax.set(ylabel="mean time of paths / exact")
+    return ax
+
+
+@styled
+def plot_radii(held: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Radius of stability against curvature over a network's directions, and slopes −1 and 0 through their middle."""
+    ax = axes_or_new(ax, 5.0, 3.6)
+    for k, (_, one) in enumerate(held.groupby("seed")):
+        ax.loglog(one["curvature"].values.ravel(), one["radius"].values.ravel(), "o", ms=4, color=f"C{k % 10}")
+    h, r = held["curvature"].values.ravel(), held["radius"].values.ravel()
+    ends = np.array([h.min(), h.max()])
+    middle = np.exp(np.log(h).mean()), np.exp(np.log(r).mean())
+    ax.plot(ends, middle[1] * middle[0] / ends, color=MUTED, ls=(0, (4, 2)), label="as stated, ∝ 1/h")
+    ax.plot(ends, np.full(2, middle[1]), color=INK, lw=1.0, label="D = cH, ∝ 1 but for a √log")
+    ax.set(xlabel="curvature h", ylabel="radius of stability")
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_agreement(agreed: Mapping[str, Sequence[xr.Dataset]]) -> Figure:
+    """|D − H|/|H| and the cosines of D, F and H along training, a panel for each kind of labels."""
+    figure = new_figure(3.0 * len(agreed), 3.3)
+    panels = np.atleast_1d(figure.subplots(1, len(agreed), sharey=True))
+    for panel, (case, runs) in zip(panels, agreed.items()):
+        steps = runs[0]["step"].values + 1
+        for k, (name, label) in enumerate((("gap", "|D − H|/|H|"), ("d_h", "cos(D, H)"), ("d_f", "cos(D, F)"),
+                                           ("f_h", "cos(F, H)"))):  # fmt: skip
+            several = np.array([run[name].values for run in runs])
+            panel.plot(steps, several.mean(0), "o-", ms=3, color=f"C{k}", label=label)
+        panel.set(title=case, xlabel="steps + 1", xscale="log", ylim=(0, 1.3))
+        panel.grid(True, which="major")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+@styled
+def plot_tasks(tasks: Sequence[xr.Dataset], networks: Sequence[xr.Dataset]) -> Figure:
+    """Spectra of D of pairs of digits, and of networks, geometric means over seeds."""
+    figure = new_figure(9.0, 3.8)
+    panels = figure.subplots(1, 2)
+    for panel, runs, dim in ((panels[0], tasks, "pair"), (panels[1], networks, "network")):
+        if not runs:
+            panel.remove()
+            continue
+        for k, name in enumerate(runs[0][dim].values):
+            values = np.exp(np.mean([np.log(r["eigenvalues"].sel({dim: name}).values) for r in runs], axis=0))
+            panel.plot(np.arange(1, len(values) + 1), values, "o-", ms=3, lw=0.8, color=f"C{k % 10}",
+                       mfc="none" if k >= 10 else None, label=str(name))  # fmt: skip
+        panel.set(xlabel="index", ylabel="eigenvalue of D", yscale="log")
+        panel.legend(fontsize="x-small", ncols=2)
+        panel.grid(True, which="major")
+    return figure
