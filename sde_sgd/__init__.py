@@ -14,7 +14,8 @@ def __getattr__(name: str):
     if name == "__version__":  # reading the installed metadata takes longer than everything else here
         from importlib.metadata import version
 
-        return version("sde-sgd")
+        globals()["__version__"] = found = version("sde-sgd")  # one version in one process, whatever is installed later
+        return found
     return _load(name)
 
 

@@ -231,7 +231,7 @@ def _law_section(study: Study, runs: Mapping[str, Mapping[str, Mapping[float, xr
     )
     limit = _limit(ends["ratio"], tests["ratio"], level)
     section.text(f"With η/b fixed the distances from the SDE are {told['ratio']}. {limit}")
-    if rates[0] in ends["batch"]:
+    if low is not None:
         figure = plot_laws({f"SGD, η = {rates[0]:g}": ends["batch"][rates[0]]}, truth["batch"][rates[0]])
         study.figures["law-batch"] = figure.figure
         section.figure(

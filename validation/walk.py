@@ -188,7 +188,7 @@ EXPERIMENT = Experiment(
         "seeds": Setting(3, "replicas, from the start of the weights on", 2, 1000),
     },
     quick={
-        "networks": ["mlp"], "samples": 400, "epochs": 12, "record_epochs": [1, 4, 12], "segments": 8, "cosines": 60,
+        "networks": ["mlp"], "samples": 300, "epochs": 8, "record_epochs": [1, 3, 8], "segments": 6, "cosines": 48,
         "curvatures": 2, "valley_steps": 2000, "cosine_rates": [0.1], "cosine_burn_in": 50, "cosine_steps": 2000,
     },
     check=_check,
