@@ -54,6 +54,7 @@ def plot_areas(runs: Mapping[str, xr.Dataset], lag: int = 0, ax: Axes | None = N
         reach = max(reach, float(np.abs(x).max()))
     ax.plot([-reach, reach], [-reach, reach], color=INK, lw=1.0, label="measured = predicted")
     ax.set(xlabel="predicted area per time", ylabel="measured")
+    ax.locator_params(axis="x", nbins=5)
     ax.grid(True, which="major")
     ax.legend()
     return ax
