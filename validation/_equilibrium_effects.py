@@ -33,7 +33,7 @@ def distances(
                for a, b in combinations(range(len(labels)), 2)]  # fmt: skip
     tests = []
     for t in range(steps):
-        found = permutation_test(labels[:, :, t], classes, permutations=permutations, seed=seed)
+        found = permutation_test(list(labels[:, :, t]), classes, permutations=permutations, seed=seed)
         tests.append(found)
         progress(t + 1, steps)
     half = labels.shape[1] // 4 * 2  # two independent tests of each schedule

@@ -36,6 +36,8 @@ class NormalisedNetwork(nn.Module):
     nothing to normalise by, and the outputs are not numbers.
     """
 
+    last: Tensor
+
     def __init__(
         self,
         inputs_shape: Sequence[int],

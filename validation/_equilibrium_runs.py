@@ -141,7 +141,8 @@ def mixed(
             start = np.stack([start_of(config, data, seed, k, r) for r in range(1, config["replicas"] + 1)])
         first = ensemble(network, *data[:2], steps=before, learning_rate=factor * rate, start=start, **common)
         common |= {"learning_rate": rate, "observe": look}
-        parts, states, done = [], first["weights"].values[:, -1], before
+        parts: list[xr.Dataset] = []
+        states, done = first["weights"].values[:, -1], before
         for saved in (early, late):
             run = ensemble(
                 network, *data[:2], steps=saved[-1] - done + before, start=states, first_step=done,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
@@ -66,15 +67,20 @@ def compared(model: nn.Module, loss: nn.Module, pair: tuple[Tensor, Tensor]) -> 
         Curvature(model, loss, pair, kind="fisher").matrix(),
         Curvature(model, loss, pair).matrix(),
     )
-    size = {name: float(np.linalg.norm(m)) for name, m in (("d", d), ("f", f), ("h", h))}
     with torch.no_grad():
         value = float(loss(model(pair[0]), pair[1]))
     return {
         "loss": value, "slope": float(noise.mean_gradient().norm()),
         "trace_d": float(np.trace(d)), "trace_f": float(np.trace(f)), "trace_h": float(np.trace(h)),
-        "d_f": float((d * f).sum()) / (size["d"] * size["f"]), "f_h": float((f * h).sum()) / (size["f"] * size["h"]),
-        "d_h": float((d * h).sum()) / (size["d"] * size["h"]), "gap": float(np.linalg.norm(d - h)) / size["h"],
+        "d_f": _cosine(d, f), "f_h": _cosine(f, h), "d_h": _cosine(d, h),
+        "gap": float(np.linalg.norm(d - h) / np.linalg.norm(h)),
     }  # fmt: skip
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """tr(AB)/(|A||B|); NaN where one is 0."""
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float((a * b).sum()) / size if size else float("nan")
 
 
 def _network(seed: int) -> nn.Sequential:

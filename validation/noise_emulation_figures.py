@@ -44,6 +44,9 @@ def plot_gap(sweeps: Sequence[xr.Dataset], descent: xr.Dataset, rate: float) -> 
             one / (2 * sizes), *np.array(points).T, fmt="osv^D"[k % 5], ms=5, color=f"C{k}", label=f"η = {one:g}"
         )
     right.set(xlabel="T = η/2b", ylabel="late test error", xscale="log")
+    levels = np.unique(np.outer(sweeps[0]["rate"].values, 0.5 / sizes).round(12))
+    right.set_xticks(levels, [f"{level:.2g}" for level in levels], rotation=45)
+    right.xaxis.minorticks_off()
     right.legend()
     for panel in (left, right):
         panel.grid(True, which="major")
@@ -68,7 +71,9 @@ def plot_scaling(scaling: Sequence[xr.Dataset]) -> Figure:
     panels[2].set(ylabel="ηλ_max at the end", yscale="log")
     panels[2].legend()
     for panel in panels:
-        panel.set(xlabel="b = η · const", xscale="log")
+        panel.set(xlabel="batch size b, η ∝ b", xscale="log")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.xaxis.minorticks_off()
         panel.grid(True, which="major")
     return figure
 
@@ -142,16 +147,16 @@ def plot_agreement(agreed: Mapping[str, Sequence[xr.Dataset]]) -> Figure:
 @styled
 def plot_tasks(tasks: Sequence[xr.Dataset], networks: Sequence[xr.Dataset]) -> Figure:
     """Spectra of D of pairs of digits, and of networks, geometric means over seeds."""
-    figure = new_figure(9.0, 3.8)
-    panels = figure.subplots(1, 2)
-    for panel, runs, dim in ((panels[0], tasks, "pair"), (panels[1], networks, "network")):
-        if not runs:
-            panel.remove()
-            continue
+    import matplotlib
+
+    shown = [(runs, dim) for runs, dim in ((tasks, "pair"), (networks, "network")) if runs]
+    figure = new_figure(4.6 * len(shown), 3.8)
+    for panel, (runs, dim) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, runs[0].sizes[dim]))
         for k, name in enumerate(runs[0][dim].values):
             values = np.exp(np.mean([np.log(r["eigenvalues"].sel({dim: name}).values) for r in runs], axis=0))
-            panel.plot(np.arange(1, len(values) + 1), values, "o-", ms=3, lw=0.8, color=f"C{k % 10}",
-                       mfc="none" if k >= 10 else None, label=str(name))  # fmt: skip
+            panel.plot(np.arange(1, len(values) + 1), values, "o-", ms=3, lw=0.8, color=colours[k],
+                       label=str(name))  # fmt: skip
         panel.set(xlabel="index", ylabel="eigenvalue of D", yscale="log")
         panel.legend(fontsize="x-small", ncols=2)
         panel.grid(True, which="major")

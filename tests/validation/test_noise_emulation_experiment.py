@@ -112,7 +112,7 @@ def test_agreement_of_a_model_that_makes_its_labels():
     found = compared(line, torch.nn.CrossEntropyLoss(), (x, y))
     assert found["gap"] < 1e-12 and found["d_h"] == pytest.approx(1.0) and found["slope"] < 1e-12
     wrong = compared(line, torch.nn.CrossEntropyLoss(), (x, torch.tensor([1, 1])))
-    assert wrong["gap"] == pytest.approx(1.0)  # no scatter at all
+    assert wrong["gap"] == pytest.approx(1.0) and np.isnan(wrong["d_h"])  # no scatter at all
 
 
 def test_verdicts_follow_from_errors():
