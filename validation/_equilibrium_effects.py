@@ -116,7 +116,7 @@ def fourths_ratio(run: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.floa
     over, rates = ("replica", "step"), run["intrinsic"].values / run.attrs["weight_decay"]
     unit = (run["square"] * run["batch_square"]).mean(over).values
     found = (run["square"] ** 2).mean(over).values / decay_balance(unit, rates, run.attrs["weight_decay"])
-    kicks = rates**2 * (run["batch_square"] ** 2).mean(over).values / unit
+    kicks = rates**2 * run["batch_fourth"].mean(over).values / unit
     return found, np.array([fourth_power(x, k) for x, k in zip(run["intrinsic"].values, kicks)])
 
 

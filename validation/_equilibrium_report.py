@@ -159,7 +159,7 @@ def report_mixing(study: Study, own: Sequence[Sequence[xr.Dataset]], one_start: 
     halves = np.concatenate([one["halves"].values for ladder in (*own, *one_start) for one in ladder])
     rejected, false = sum(p <= _LEVEL for p in ends), int((halves <= _LEVEL).sum())
     section.text(
-        "Three schedules, with ηλ constant, eight times as large and an eighth, come to the same ηλ in three different "
+        "Three schedules, with ηλ constant, four times as large and a quarter, come to the same ηλ in three different "
         "splits into η and λ, and go on. At test inputs the shares of the "
         f"{config['replicas']} replicas that predict each class are compared: ℓ₁ is their distance, from 0 to 2, and "
         "exchanges of replicas between ensembles tell what of it is chance. Every replica has a start of its own, as "
@@ -256,8 +256,7 @@ def report_weights(study: Study, ladders: Sequence[Sequence[xr.Dataset]]) -> Non
         max(below) < 1,
         "A run does not reach the plateau of the ensemble while its function mixes: after "
         f"{float(ladders[0][0]['lag'][-1]) * ladders[0][0].attrs['intrinsic']:.3g}/(ηλ) steps it has covered "
-        f"{min(below):.2f} to {max(below):.2f} of 2 tr S. The functions of the replicas are in equilibrium, each in a "
-        "place of its own: their mean is no better than they are, that of one run's states is.",
+        f"{min(below):.2f} to {max(below):.2f} of 2 tr S.",
     )
     _figure(study, section, "weights", plot_weights(ladders),
             "Left: how far weights move, dashed the plateau of replicas. Right: averages of weights within one run and "

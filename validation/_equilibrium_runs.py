@@ -21,12 +21,13 @@ from .measures import flat
 
 SCHEDULES = {  # factor of ηλ before, and the share of η in the split of ηλ
     "steady": (1.0, 1.0),
-    "fast first": (8.0, 0.25),
-    "slow first": (0.125, 4.0),
+    "fast first": (4.0, 0.25),
+    "slow first": (0.25, 4.0),
 }
 STARTS = ("own", "one")  # to each replica, or to all of a schedule
 _AT_ONCE = 512  # networks whose gradients are taken together
 _EARLY = 20  # states of an ensemble that are looked at in the first 1/ηλ steps
+_DRAWS = 16  # fresh mini-batches at each state whose gradients are averaged
 _BALANCES = (0.32, 0.08, 0.02)  # ηλ at which the steady norm is looked at
 Progress = Callable[[int, int], object]
 
@@ -273,8 +274,8 @@ def relaxing(config: Mapping[str, Any], seed: int, progress: Progress = lambda d
 
 
 def balanced(config: Mapping[str, Any], seed: int, progress: Progress = lambda done, total: None) -> xr.Dataset:
-    """Equilibria of the norm at several ηλ, all of one λ: `square` |w|² and `batch_square` |g|² of a fresh mini-batch,
-    (intrinsic, replica, step), after 4 of the smallest 1/ηλ.
+    """Equilibria of the norm at several ηλ, all of one λ: `square` |w|², `batch_square` |g|² and `batch_fourth`
+    |g|⁴, means over fresh mini-batches, (intrinsic, replica, step), after 4 of the smallest 1/ηλ.
     """
     data = data_of(config, _float_type(config), seed)
     network = network_of(config, data, seed)
@@ -289,13 +290,15 @@ def balanced(config: Mapping[str, Any], seed: int, progress: Progress = lambda d
     progress(1, 2)
     states = run["weights"].values[:, 17:]
     shape = (len(_BALANCES), count, states.shape[1])
-    squares = look.batch_squares(states.reshape(-1, states.shape[-1]), config["batch_size"], _seed(seed, 10))
+    flattened = states.reshape(-1, states.shape[-1])
+    draws = [look.batch_squares(flattened, config["batch_size"], _seed(seed, 10, k)) for k in range(_DRAWS)]
     progress(2, 2)
     dims = ("intrinsic", "replica", "step")
     return xr.Dataset(
         {
             "square": (dims, np.square(states, dtype=float).sum(-1).reshape(shape)),
-            "batch_square": (dims, squares.reshape(shape)),
+            "batch_square": (dims, np.mean(draws, axis=0).reshape(shape)),
+            "batch_fourth": (dims, np.mean(np.square(draws), axis=0).reshape(shape)),
         },
         {"intrinsic": list(_BALANCES), "step": run["step"].values[17:]},
         {"weight_decay": config["weight_decay"]},

@@ -229,7 +229,7 @@ def report_agreement(study: Study, agreed: Mapping[str, Sequence[xr.Dataset]]) -
 def report_tasks(study: Study, tasks: Sequence[xr.Dataset], networks: Sequence[xr.Dataset]) -> None:
     """Pairs of digits, and networks."""
     section = study.report.section("Tasks and networks by the spectrum of D")
-    columns = ("test_error", "loss", "trace", "participation_ratio", "stable_rank")
+    columns: tuple[str, ...] = ("test_error", "loss", "trace", "participation_ratio", "stable_rank")
     rows = [[str(p), *(shown(r[c].sel(pair=p) for r in tasks) for c in columns)] for p in tasks[0]["pair"].values]
     known = recognised(np.stack([r["eigenvalues"].values for r in tasks]))
     section.table(

@@ -99,9 +99,9 @@ def compared(times: ArrayLike, distances: ArrayLike, share: float = 0.6) -> Comp
     ratio = (whole["power"].squares + tiny) / (whole["logarithm"].squares + tiny)
     ahead, between = _errors(t, d, first), _errors(t, d, even)
     size = float(np.sqrt((d[~first] ** 2).mean()))
+    gain, inner = (float(np.log((one + tiny) / (other + tiny))) for one, other in (ahead, between))
     return Comparison(
-        whole["power"], whole["logarithm"], float(len(t) * np.log(ratio)),
-        *(float(np.log((one + tiny) / (other + tiny))) for one, other in (ahead, between)),
+        whole["power"], whole["logarithm"], float(len(t) * np.log(ratio)), gain, inner,
         (ahead[0] / size, ahead[1] / size),
     )  # fmt: skip
 

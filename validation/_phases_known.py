@@ -67,7 +67,7 @@ def unit_information(activation: str, weight: float, width: float) -> float:
     """
     if activation == "tanh":
         count = max(1, round(1 / width))
-        edges = np.arctanh(np.arange(1, count) / count) / weight
+        edges: NDArray = np.arctanh(np.arange(1, count) / count) / weight
     else:
         edges = np.arange(1, int(np.ceil(8.5 * weight / width)) + 1) * width / weight
     above = -np.diff(ndtr(-np.concatenate([[0.0], edges])))

@@ -48,8 +48,10 @@ def report_ratio(study: Study, runs: of.Runs, known: xr.Dataset) -> None:
     section.text(
         "SNR is |g|/√tr D_b of a layer's weights, exact over all samples: g the gradient, D_b the covariance of one "
         f"mini-batch, b = {b}, for gradient descent, too, which draws none. The crossing is the last fall through 1 of "
-        "a geometric mean over five neighbouring records."
-    )
+        "a geometric mean over five neighbouring records. Training accuracy at the end: "
+        + "; ".join(f"{title} {shown(run['accuracy'].values[-1] for run in several)}"
+                    for title, several in counted(runs).items()) + "."
+    )  # fmt: skip
     rows = []
     for title, several in counted(runs).items():
         for layer in [*range(several[0].sizes["layer"]), None]:
@@ -78,8 +80,8 @@ def report_ratio(study: Study, runs: of.Runs, known: xr.Dataset) -> None:
         f"{sum(0 < of.crossing_of(run).last < np.inf for run in runs['descent'])} of {len(runs['descent'])} seeds, "
         "and where it does the fall tells of the gradient, and not of how the weights move.",
         "Four panels of falling curves on logarithmic axes")  # fmt: skip
-    gap = np.abs(known["crossing"] - known["exact"]).values / known["error"].values
-    still = float(np.abs(known["descent"] - known["exact_descent"]).max())
+    gap = np.abs(known["crossing"].values - known["exact"].values) / known["error"].values
+    still = float(np.abs(known["descent"].values - known["exact_descent"].values).max())
     section.verdict(
         bool((gap < _Z).all() and still < 1e-10),
         f"On a quadratic, from x₀ = {START:g}, the measured crossing is that of the closed form: SGD at b = "

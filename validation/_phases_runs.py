@@ -102,7 +102,7 @@ def followed(
         weight_decay=made["weight_decay"], seed=seed, test=(data.test_inputs, data.test_targets),
         recorders=_recorders(when, made["noise_size"], config), checkpoint=folder, progress=progress,
     ).load()  # fmt: skip
-    found = {
+    found: dict[str, Any] = {
         name: ("step", run[name].values) for name in ("loss", "accuracy", "test_accuracy")
     } | {"statistics": (("step", "layer", "statistic"), run["gradient_statistics"].values)}  # fmt: skip
     found |= _from_start(run["weights"].values)

@@ -123,7 +123,7 @@ EXPERIMENT = Experiment(
         "gain": Setting(4.0, "of the fixed last layer", 0.1, 100.0),
         "seeds": Setting(3, "repetitions with other splits, starts and batches", 1, 20),
         "seed": Setting(0, "the first of them", 0, 2**20),
-        "intrinsic": Setting((0.04, 0.02, 0.01, 0.005), "ηλ of the ensembles", 1e-5, 0.12),
+        "intrinsic": Setting((0.02, 0.01, 0.005), "ηλ of the ensembles", 1e-5, 0.12),
         "weight_decay": Setting(0.1, "λ of the steady schedule; η = ηλ/λ", 1e-6, 10.0),
         "batch_size": Setting(32, "b, drawn with replacement", 8, 4096),
         "replicas": Setting(160, "networks of an ensemble", 8, 10_000),
@@ -150,8 +150,8 @@ EXPERIMENT = Experiment(
         "compile": Setting(False, "compile the ensembles; pays for networks larger than these"),
     },
     quick={
-        "seeds": 2, "intrinsic": [0.04, 0.02], "replicas": 64, "walkers": 32, "points": 60, "slow_factor": 10.0,
-        "descent_steps": 1200, "toy_steps": 2000,
+        "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 32, "points": 60, "mixed_below": 0.005,
+        "slow_factor": 8.0, "descent_steps": 1000, "toy_steps": 1000, "same_steps": 20,
     },
     check=_check,
 )  # fmt: skip

@@ -167,7 +167,7 @@ EXPERIMENT = Experiment(
     },
     quick={
         "samples": 200, "hidden": 16, "seeds": 3, "time": 200.0, "learning_rates": [0.2, 0.4], "batch_sizes": [4, 32],
-        "scaling_ratio": 0.025, "scaling_batches": [2, 8, 32, 64], "products": 3, "paths": 1000, "agreement_steps": 300,
+        "scaling_ratio": 0.025, "scaling_batches": [2, 8, 32, 64], "products": 2, "paths": 1000, "agreement_steps": 300,
         "agreements": 4, "copies": 1, "pair_steps": 1000, "architectures": ["none"],
     },
     check=_check,

@@ -120,7 +120,7 @@ EXPERIMENT = Experiment(
         "seed": Setting(0, "the first of them", 0, 2**31),
     },
     quick={
-        "samples": 400, "learning_rate": 0.3, "batch_size": 32, "epochs": 100, "relu_learning_rate": 0.1,
+        "samples": 400, "learning_rate": 0.3, "batch_size": 32, "epochs": 100, "relu_learning_rate": 0.2,
         "decay": 5e-3, "records": 36,
         "plane_samples": 256, "random_labels": [0.0, 1.0], "label_samples": 150, "label_epochs": 200,
         "label_batch_size": 10, "quadratic_runs": 40, "seeds": 3,
