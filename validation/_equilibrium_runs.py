@@ -27,7 +27,7 @@ SCHEDULES = {  # factor of ηλ before, and the share of η in the split of ηλ
 STARTS = ("own", "one")  # to each replica, or to all of a schedule
 _AT_ONCE = 512  # networks whose gradients are taken together
 _EARLY = 20  # states of an ensemble that are looked at in the first 1/ηλ steps
-_DRAWS = 16  # fresh mini-batches at each state whose gradients are averaged
+_DRAWS = 8  # fresh mini-batches at each state whose gradients are averaged
 _BALANCES = (0.32, 0.08, 0.02)  # ηλ at which the steady norm is looked at
 Progress = Callable[[int, int], object]
 

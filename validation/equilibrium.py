@@ -150,7 +150,7 @@ EXPERIMENT = Experiment(
         "compile": Setting(False, "compile the ensembles; pays for networks larger than these"),
     },
     quick={
-        "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 32, "points": 60, "mixed_below": 0.005,
+        "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 24, "points": 60, "mixed_below": 0.005,
         "slow_factor": 8.0, "descent_steps": 1000, "toy_steps": 1000, "same_steps": 20,
     },
     check=_check,

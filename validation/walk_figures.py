@@ -143,8 +143,8 @@ def plot_valley(toy: xr.Dataset) -> Figure:
     ):  # fmt: skip
         panel.plot(rates, toy[exact], color=INK, lw=1.2, label="exact")
         for i, ripple in enumerate(toy["ripple"].values):
-            one, error = toy[name].isel(ripple=i), toy[f"{name}_error"].isel(ripple=i)
-            error = np.sqrt((error**2).sum("seed")) / toy.sizes["seed"]
+            one, each = toy[name].isel(ripple=i), toy[f"{name}_error"].isel(ripple=i)
+            error = np.sqrt((each**2).sum("seed").values) / toy.sizes["seed"]
             panel.errorbar(rates + 0.002 * i, one.mean("seed"), 2 * error, fmt="ox"[i], ms=5, lw=1,
                            label=f"ripple {ripple:g}")  # fmt: skip
         panel.set(xlabel="η", ylabel=label)
