@@ -79,7 +79,7 @@ def _plane(runs: of.Runs) -> list[Answer]:
 
     measure = "bits at the end less at the crossing of tanh, mean over hidden layers"
     less = [a - b for a, b in zip(change(tanh), change(descent))]
-    saturated = [np.corrcoef(run["saturated"].values.mean(1), of.bits(run, "bins").mean(1))[0, 1] for run in tanh]
+    saturated = [_correlation(run["saturated"].values.mean(1), of.bits(run, "bins").mean(1)) for run in tanh]
     return [
         *one(_TISHBY, "I(X;T) falls after the crossing (compression), in bins", change(tanh), _LESS, measure,
              otherwise=change(relu), condition="the activation is tanh, not relu"),
@@ -147,3 +147,8 @@ def _differs(low: float, high: float) -> bool | None:
     if low >= -0.05 and high <= 0.05:
         return False
     return True if low > 0.05 or high < -0.05 else None
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's; NaN where one of them does not vary."""
+    return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")

@@ -151,7 +151,7 @@ EXPERIMENT = Experiment(
     },
     quick={
         "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 24, "points": 60, "mixed_below": 0.005,
-        "slow_factor": 8.0, "descent_steps": 1000, "toy_steps": 1000, "same_steps": 20,
+        "slow_factor": 5.0, "slow_replicas": 4, "descent_steps": 1000, "toy_steps": 1000, "same_steps": 20,
     },
     check=_check,
 )  # fmt: skip

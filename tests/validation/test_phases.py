@@ -14,7 +14,7 @@ from sde_sgd.run_command import perform
 from sde_sgd.validation import When, phases, recorded_sgd, recorder
 from sde_sgd.validation import _phases_known as known
 from sde_sgd.validation import _phases_summary as of
-from sde_sgd.validation._phases_answers import _differs
+from sde_sgd.validation._phases_answers import _correlation, _differs
 from sde_sgd.validation._phases_answers import one as answer
 from sde_sgd.validation._phases_events import (
     crossing,
@@ -208,6 +208,7 @@ def test_registered_with_bounds_and_a_quick_form():
         with pytest.raises(ValueError, match=said):
             chosen.resolve(given)
     assert _differs(0.01, 0.03) is False and _differs(0.06, 0.1) is True and _differs(-0.1, 0.1) is None
+    assert np.isnan(_correlation(np.ones(3), np.arange(3))) and _correlation(np.arange(3), -np.arange(3)) == -1.0
     assert answer("s", "c", [1.0, np.nan], (0, 1), "m") == [] and answer("s", "c", [], (0, 1), "m") == []
     assert shown([1.0, 1.0]) == "1 ± 0" and shown([np.inf] * 2) == "never" and "(2 of 3 seeds)" in shown([1, 2, np.inf])
 
