@@ -86,22 +86,22 @@ def left(ladder: Sequence[xr.Dataset]) -> float:
     return float(np.mean([curve[-3:].mean() / curve[0] for curve in curves]))
 
 
-def late(run: xr.Dataset, name: str, kind: str, share: float = 0.5) -> NDArray[np.float64]:
-    """The last `share` of a recorded series of one of the runs of descent."""
+def late(run: xr.Dataset, name: str, kind: str) -> NDArray[np.float64]:
+    """The last quarter of a recorded series of one of the runs of descent."""
     values = run[name].sel(run=kind).values
-    return values[-max(1, round(share * len(values))) :]
+    return values[len(values) * 3 // 4 :]
 
 
-def excursions(run: xr.Dataset, kind: str, share: float = 0.5) -> int:
-    """How often the loss rises above three times its median within the last `share` of a run."""
-    values = late(run, "loss", kind, share)
+def excursions(run: xr.Dataset, kind: str) -> int:
+    """How often the loss rises above three times its median within the last quarter of a run."""
+    values = late(run, "loss", kind)
     high = values > _RISE * np.median(values)
     return int(high[0]) + int((high[1:] & ~high[:-1]).sum())
 
 
-def rise(run: xr.Dataset, kind: str, share: float = 0.5) -> float:
-    """The largest loss of the last `share` over its median."""
-    values = late(run, "loss", kind, share)
+def rise(run: xr.Dataset, kind: str) -> float:
+    """The largest loss of the last quarter over its median."""
+    values = late(run, "loss", kind)
     return float(values.max() / np.median(values))
 
 

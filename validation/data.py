@@ -42,6 +42,14 @@ def usable_device(name: torch.device | str) -> torch.device:
         raise ValueError(f"device={str(name)!r} cannot be used here ({reason}): choose cpu, or another") from None
 
 
+def require_folder(name: str, directory: str) -> None:
+    """ValueError unless a folder is named for the data that are read from one, and for no others."""
+    if name in _FILES and not directory:
+        raise ValueError(f"data={name!r} is read from a folder of yours: give directory")
+    if name not in _FILES and directory:
+        raise ValueError(f"directory does not apply to {name}, which needs no files; leave it out")
+
+
 def load(
     name: str,
     *,

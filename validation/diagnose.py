@@ -28,7 +28,7 @@ from ._samples import check_loss, check_model, in_words, quietly
 from ._svag import compared, svag_test
 from ._training_mode import check_draws_nothing
 from .curvature import Curvature
-from .data import DATASETS, Split, load
+from .data import DATASETS, Split, load, usable_device
 from .gradient_noise import GradientNoise
 from .networks import check_maps, resolve
 from .training import train_sgd
@@ -125,10 +125,9 @@ def subject_of(question: Question) -> Subject:
         kind = "class labels" if labels else "real numbers"
         raise ValueError(f"the loss {name} does not fit {question.data}, whose targets are {kind}: take loss=auto")
     loss = nn.CrossEntropyLoss() if labels else nn.MSELoss()
-    with in_words(f"the model cannot be moved to device={question.device!r}"):
-        device = next(model.parameters()).device if question.device is None else torch.device(question.device)
-        model.to(device).eval()
-        data = Split(*(part.to(device) for part in data))
+    device = next(model.parameters()).device if question.device is None else usable_device(question.device)
+    model.to(device).eval()
+    data = data.to(device)
     check_draws_nothing(model, data.inputs)
     check_maps(model, data.inputs, outputs)
     check_model(model, data.inputs)

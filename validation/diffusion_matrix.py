@@ -16,7 +16,7 @@ from torch.nn.utils import vector_to_parameters
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
-from .data import IMAGES, Split, load, usable_device
+from .data import IMAGES, Split, load, require_folder, usable_device
 from .experiment_figures import plot_network_spectra
 from .gradient_noise import GradientNoise
 from .networks import network, parameter_count
@@ -337,10 +337,7 @@ def _statistics_section(study: Study, found: Mapping[str, xr.Dataset]) -> None:
 
 def _check(config: Mapping[str, Any]) -> None:
     usable_device(config["device"])
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"data={config['data']!r} is read from a folder of yours: give directory")
-    if config["data"] == "digits" and config["directory"]:
-        raise ValueError("directory does not apply to digits, which come with scikit-learn; leave it out")
+    require_folder(config["data"], config["directory"])
     for name in config["networks"]:
         if config["networks"].count(name) > 1:
             raise ValueError(f"networks names {name!r} twice")

@@ -25,7 +25,7 @@ from ._equilibrium_report import (
 from ._equilibrium_runs import STARTS, balanced, mixed, relaxing, slowly, walked
 from ._equilibrium_sentences import sentences_of
 from ._sentences import sentences_section
-from .data import IMAGES
+from .data import IMAGES, require_folder
 
 _PLAIN = {
     "toy": toy, "descent": descent, "same": one_and_the_same, "balanced": balanced, "relaxing": relaxing,
@@ -98,8 +98,7 @@ def _setting(study: Study) -> None:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"data={config['data']!r} needs directory, the folder of its files")
+    require_folder(config["data"], config["directory"])
     ladder = config["intrinsic"]
     if len(set(ladder)) < len(ladder) or len(ladder) < 2:
         raise ValueError(f"intrinsic must be at least two distinct values of ηλ, got {ladder}: one has no exponent")

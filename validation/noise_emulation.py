@@ -34,7 +34,7 @@ from ._noise_emulation_sentences import (
 from ._noise_emulation_tasks import architectures, pairs
 from ._noise_emulation_wells import wells
 from ._sentences import sentences_section
-from .data import IMAGES
+from .data import IMAGES, require_folder
 from .diffusion_matrix import FOUR
 from .noisy_descent import KINDS
 
@@ -116,10 +116,7 @@ def _published(study: Study) -> None:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"data={config['data']!r} is read from a folder of yours: give directory")
-    if config["data"] == "digits" and config["directory"]:
-        raise ValueError("directory does not apply to digits, which come with scikit-learn; leave it out")
+    require_folder(config["data"], config["directory"])
     if config["data"] == "digits" and config["samples"] > 898:
         raise ValueError(f"half of the digits, 898, are trained on: samples={config['samples']} is more")
     for name in ("batch_sizes", "scaling_batches", "learning_rates"):

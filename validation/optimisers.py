@@ -19,7 +19,7 @@ from . import _optimisers_toys as toys
 from ._optimisers_answers import answers
 from ._optimisers_training import OPTIMISERS, optimise
 from ._sentences import sentences_section
-from .data import IMAGES
+from .data import IMAGES, require_folder
 
 __all__ = ["EXPERIMENT", "OPTIMISERS", "optimise", "perform"]
 
@@ -97,10 +97,7 @@ def perform(study: Study) -> None:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"data={config['data']!r} is read from a folder of yours: give directory")
-    if config["data"] == "digits" and config["directory"]:
-        raise ValueError("directory does not apply to digits, which come with scikit-learn; leave it out")
+    require_folder(config["data"], config["directory"])
     names = config["optimisers"]
     for name in names:
         _checks.choice("optimisers", name, OPTIMISERS)

@@ -17,6 +17,7 @@ from ._phases_answers import answers
 from ._phases_report import report_beside, report_growth, report_labels, report_plane, report_ratio
 from ._phases_runs import NARROW, followed
 from ._sentences import sentences_section
+from .data import IMAGES, require_folder
 
 
 def perform(study: Study) -> None:
@@ -81,10 +82,7 @@ def _published(study: Study) -> None:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    if config["data"] == "digits" and config["directory"]:
-        raise ValueError("directory does not apply to digits, which are bundled")
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"{config['data']} is read from files: give directory")
+    require_folder(config["data"], config["directory"])
     for name, low in (("records", 20), ("label_epochs", 2)):
         if config[name] < low:
             raise ValueError(f"{name} must be at least {low}, got {config[name]}")
@@ -94,7 +92,7 @@ EXPERIMENT = Experiment(
     "Two phases? Gradients, information and the way from the start",
     perform,
     {
-        "data": Setting("digits", "to train on", choices=("digits", "mnist", "cifar-10", "cifar-100")),
+        "data": Setting("digits", "to train on", choices=IMAGES),
         "directory": Setting("", "of the files of mnist and cifar"),
         "samples": Setting(0, "of the training part for the narrow networks; 0: all", 0, 1_000_000),
         "hidden": Setting((12, 8, 6), "units of the narrow networks", 1, 10_000),

@@ -17,6 +17,7 @@ from ._walk_report import report_cosines, report_noise, report_segments, report_
 from ._walk_runs import NETWORKS, SCHEDULES, data_of, deviations, rate_of, walked
 from ._walk_sentences import ASKED, sentences_of
 from ._walk_valley import cosines, valley
+from .data import IMAGES, require_folder
 
 FACTORS = (0.25, 0.5, 2.0)  # of the learning rate, beside 1
 NINEFOLD = 9.0  # a full-batch gradient that is a sum of nine mean gradients steps nine times as far
@@ -149,10 +150,7 @@ def _check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"networks must be some of {', '.join(NETWORKS)}, each once, got {name!r}")
     if list(config["record_epochs"]) != sorted(set(config["record_epochs"])):
         raise ValueError(f"record_epochs must increase, got {config['record_epochs']}")
-    if config["data"] == "digits" and config["directory"]:
-        raise ValueError("directory does not apply to digits, which are bundled")
-    if config["data"] != "digits" and not config["directory"]:
-        raise ValueError(f"{config['data']} is read from files: give directory")
+    require_folder(config["data"], config["directory"])
     if "mlp" not in names and config["noise"]:
         raise ValueError("noise is about the mlp: add it to networks, or take noise=false")
 
@@ -162,7 +160,7 @@ EXPERIMENT = Experiment(
     perform,
     {
         "networks": Setting(NETWORKS, "mlp, vgg-11, resnet; all comparisons but the tables are of the mlp"),
-        "data": Setting("digits", "to train on", choices=("digits", "mnist", "cifar-10", "cifar-100")),
+        "data": Setting("digits", "to train on", choices=IMAGES),
         "directory": Setting("", "of the files of mnist and cifar"),
         "small": Setting(True, "narrow forms of the networks, which train on a processor"),
         "samples": Setting(0, "of the training part for the mlp; 0: all", 0, 1_000_000),

@@ -242,8 +242,6 @@ def test_registered_with_bounds_and_a_quick_form(name):
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
-        ("diffusion-matrix", {"data": "mnist"}, "give directory"),
-        ("diffusion-matrix", {"directory": "x"}, "does not apply to digits"),
         ("diffusion-matrix", {"networks": ["tiny-fc", "tiny-fc"]}, "names 'tiny-fc' twice"),
         ("diffusion-matrix", {"networks": ["lenet"]}, "did you mean"),
         ("diffusion-matrix", {"epochs": 2}, "coincide"),
@@ -255,6 +253,15 @@ def test_registered_with_bounds_and_a_quick_form(name):
 def test_settings_that_do_not_fit_together(name, given, said):
     with pytest.raises(ValueError, match=said):
         PARTS[name].EXPERIMENT.resolve(given)
+
+
+def test_a_folder_is_named_where_data_are_files_and_only_there():
+    on_images = [name for name in experiment.registered() if "directory" in experiment.get(name).settings]
+    assert len(on_images) >= 6
+    for name in on_images:
+        for given, said in (({"data": "mnist"}, "give directory"), ({"directory": "x"}, "does not apply to digits")):
+            with pytest.raises(ValueError, match=said):
+                experiment.get(name).resolve(given)
 
 
 @pytest.mark.parametrize("name", ["long-trajectory", "sampling-modes"])

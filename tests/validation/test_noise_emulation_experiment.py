@@ -37,8 +37,6 @@ def test_registered_with_bounds_and_a_quick_form():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"data": "mnist"}, "give directory"),
-        ({"directory": "x"}, "does not apply to digits"),
         ({"samples": 1000}, "half of the digits"),
         ({"batch_sizes": [16, 4]}, "at least two values and increase"),
         ({"batch_sizes": [4, 64]}, "a batch of 64 is more than samples=40"),

@@ -200,7 +200,6 @@ def test_the_whole_in_a_tiny_form(tmp_path, monkeypatch, table):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"data": "mnist"}, "give directory"),
         ({"optimisers": ["adam", "parle"]}, "sgd"),
         ({"optimisers": ["sgd", "lion"]}, "lion"),
         ({"spreads": [0.2, 0.1]}, "increase"),

@@ -203,8 +203,7 @@ def test_registered_with_bounds_and_a_quick_form():
     chosen = experiment.get("phases")
     assert chosen.resolve({}, quick=True)["seeds"] == 3 and chosen.perform.__doc__
     assert phases.kinds({"random_labels": [0.5]})[-3:] == ["random-0", "random-0.5", "random-1"]
-    for given, said in (({"data": "mnist"}, "give directory"), ({"directory": "x"}, "does not apply"),
-                        ({"bins": 1}, "bins must be from 2"), ({"seeds": 1}, "seeds must be from 2")):  # fmt: skip
+    for given, said in (({"bins": 1}, "bins must be from 2"), ({"seeds": 1}, "seeds must be from 2")):
         with pytest.raises(ValueError, match=said):
             chosen.resolve(given)
     assert _differs(0.01, 0.03) is False and _differs(0.06, 0.1) is True and _differs(-0.1, 0.1) is None

@@ -166,8 +166,7 @@ def test_registered_with_bounds_and_a_quick_form():
     assert known.resolve({}, quick=True)["networks"] == ["mlp"] and known.perform.__doc__
     for given, said in (
         ({"networks": ["mlp", "mlp"]}, "each once"), ({"networks": ["lenet"]}, "some of mlp"),
-        ({"record_epochs": [2, 1]}, "must increase"), ({"data": "mnist"}, "give directory"),
-        ({"directory": "x"}, "does not apply"), ({"networks": ["resnet"]}, "noise is about the mlp"),
+        ({"record_epochs": [2, 1]}, "must increase"), ({"networks": ["resnet"]}, "noise is about the mlp"),
         ({"seeds": 1}, "seeds must be from 2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
