@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 SOURCES = sde_sgd theory validation tests benchmarks
 
-.PHONY: demo test lint wheel-test evidence bench docs clean
+.PHONY: demo test lint quick wheel-test evidence bench docs clean
 
 demo: .venv/ready          ## the main run: five roads to one density, with a report
 	$(BIN)/sde-sgd demo
@@ -15,6 +15,10 @@ lint: .venv/ready build/typed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	cd build/typed && $(CURDIR)/$(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml -p sde_sgd
+
+quick: .venv/ready         ## every experiment in its two-minute form; fails where a verdict does
+	for name in $$($(BIN)/python -c 'from sde_sgd.experiment import registered; print(*registered())'); do \
+	  $(BIN)/sde-sgd run $$name --quick -q --root build/quick || exit 1; done
 
 wheel-test: .venv/ready    ## the wheel alone, in an environment of its own, away from the sources
 	rm -rf build/wheel build/lib build/bdist.* && mkdir -p build/wheel

@@ -1,4 +1,4 @@
-"""Files of MNIST and CIFAR as NumPy arrays, refused unless they are what their names say."""
+"""Files of MNIST, CIFAR and Tiny ImageNet as NumPy arrays, refused unless they are what their names say."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import io
 import math
 import pickle
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = tuple[NDArray, NDArray, NDArray, NDArray]
+
+class Pictures:
+    """Files of pictures, 64 × 64 in colour, decoded when they are taken: `self[positions]` is (n, 3, 64, 64), bytes."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.uint8]:
+        images = np.empty((len(positions), 3, 64, 64), np.uint8)
+        for image, position in zip(images, positions):
+            image[:] = _picture(self._paths[position])
+        return images
+
+
+Images = NDArray[np.uint8] | Pictures
+Arrays = tuple[Images, NDArray[np.int64], Images, NDArray[np.int64]]
 
 _CIFAR = {
     "cifar-10": ("cifar-10-batches-py", [f"data_batch_{k}" for k in range(1, 6)], "test_batch", b"labels", 10),
@@ -48,6 +67,43 @@ def cifar(directory, name: str) -> Arrays:
     return parts[0], parts[1], parts[2], parts[3]
 
 
+def tiny_imagenet(directory) -> Arrays:
+    """Pictures and labels to train on, and those of the validation set to test; labels count the lines of wnids.txt."""
+    name = "tiny-imagenet"
+    root = _found(directory, name, ["wnids.txt", "tiny-imagenet-200/wnids.txt"]).parent
+    classes = {line: label for label, line in enumerate((root / "wnids.txt").read_text("utf-8").split())}
+    paths: list[Path] = []
+    labels: list[int] = []
+    for word, label in classes.items():
+        found = sorted((root / "train" / word / "images").glob("*.JPEG"))
+        if not found:
+            raise ValueError(
+                f"{root}/train/{word}/images holds no picture, and wnids.txt lists {word}; unpack it again"
+            )
+        paths += found
+        labels += [label] * len(found)
+    table = _found(root, name, ["val/val_annotations.txt"])
+    rows = [line.split("\t")[:2] for line in table.read_text("utf-8").splitlines() if line.strip()]
+    if not rows or any(len(row) < 2 or row[1] not in classes for row in rows):
+        raise ValueError(f"{table} must name a picture and one of the classes of wnids.txt in each line")
+    test = Pictures([root / "val" / "images" / file for file, _ in rows])
+    return Pictures(paths), np.array(labels), test, np.array([classes[word] for _, word in rows])
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    """Channels first; grey ones in three equal channels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as fault:  # what Pillow raises for broken files
+        raise ValueError(f"{path} cannot be read as a picture: {fault}") from None
+    if pixels.shape != (64, 64, 3):
+        raise ValueError(f"{path} is {pixels.shape[1]} × {pixels.shape[0]}, and Tiny ImageNet's pictures are 64 × 64")
+    return pixels.transpose(2, 0, 1)
+
+
 def _found(directory, name: str, names: list[str]) -> Path:
     """The first of the names that is a file in the folder."""
     if directory is None:
@@ -56,7 +112,8 @@ def _found(directory, name: str, names: list[str]) -> Path:
     for file in names:
         if (folder / file).is_file():
             return folder / file
-    raise ValueError(f"{name} needs {names[0]} (or {', '.join(names[1:])}) in {folder}, which has none of them")
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise ValueError(f"{name} needs {names[0]}{others} in {folder}, which has none of them")
 
 
 def _idx_names(stem: str, dimensions: int) -> list[str]:

@@ -351,7 +351,7 @@ EXPERIMENT = Experiment(
     perform,
     {
         "data": Setting("digits", "a set of images", choices=IMAGES),
-        "directory": Setting("", "folder of the files of MNIST or CIFAR"),
+        "directory": Setting("", "folder of the files of data that are no digits"),
         "networks": Setting(FOUR, "by name", choices=FOUR),
         "samples": Setting(2000, "N, at most this many training samples", 16, 20_000),
         "epochs": Setting(40, "of training", 1, 1000),

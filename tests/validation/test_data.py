@@ -1,4 +1,4 @@
-"""Data sets by name: splits, scales, subsets; files of MNIST and CIFAR written here, right and wrong."""
+"""Data sets by name: splits, scales, subsets; files of MNIST, CIFAR and Tiny ImageNet written here, right and wrong."""
 
 import gzip
 import pickle
@@ -124,6 +124,80 @@ def test_cifar(tmp_path, name, fine, protocol):
     assert abs(float(split.inputs[:, 2].mean())) < 1e-12 and float(
         split.inputs[:, 2].std(correction=0)
     ) == pytest.approx(1)
+
+
+def write_tiny_imagenet(folder, words=("n01", "n03", "n02"), train=4, test=5):
+    """Pictures of one grey each that shows class and position, the third without colour channels, the last reddish."""
+    from PIL import Image
+
+    def picture(path, colour, mode="RGB"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (64, 64), colour).save(path, "JPEG", quality=95)
+
+    for label, word in enumerate(words):
+        for k in range(train):
+            grey = 60 * label + 10 * k
+            colour = (200, 100, 50) if k == train - 1 else grey if k == 2 else (grey,) * 3
+            picture(folder / "train" / word / "images" / f"{word}_{k}.JPEG", colour, "L" if k == 2 else "RGB")
+    rows = [f"val_{k}.JPEG\t{words[k % 3]}\t0\t0\t62\t62\n" for k in range(test)]
+    for k in range(test):
+        picture(folder / "val" / "images" / f"val_{k}.JPEG", (60 * (k % 3), 0, 0))
+    (folder / "wnids.txt").write_text("\n".join(words) + "\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
+
+
+def test_tiny_imagenet(tmp_path, monkeypatch):
+    write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    split = load("tiny-imagenet", directory=tmp_path, dtype=torch.float32)
+    assert split.inputs.shape == (12, 3, 64, 64) and split.test_inputs.shape == (5, 3, 64, 64)
+    assert sorted(split.targets.tolist()) == [0] * 4 + [1] * 4 + [2] * 4 and split.test_targets.tolist() == [
+        0,
+        1,
+        2,
+        0,
+        1,
+    ]
+    red = split.inputs[:, 0, 5, 7]
+    shown = torch.stack([red[split.targets == c].sort().values for c in range(3)])
+    greys = (shown - shown[0, 0]) / (shown[0, 1] - shown[0, 0]) * 10
+    wanted = torch.tensor([[60 * c, 60 * c + 10, 60 * c + 20, 200] for c in range(3)])
+    assert torch.allclose(greys, wanted.float(), atol=3)  # compressed pictures
+    reddish = split.inputs[(red > 1.2)]
+    assert len(reddish) == 3 and (reddish[:, 0] > reddish[:, 1]).all() and (reddish[:, 1] > reddish[:, 2]).all()
+    assert torch.allclose(split.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    decoded = []
+    from sde_sgd.validation import _readers
+
+    real = _readers._picture
+    monkeypatch.setattr(_readers, "_picture", lambda path: decoded.append(path) or real(path))
+    few = load("tiny-imagenet", directory=tmp_path / "tiny-imagenet-200", classes=(2, 0), samples=3, size=8)
+    assert few.inputs.shape == (3, 3, 8, 8) and few.test_targets.tolist() == [1, 0, 1]
+    assert len(decoded) == 6 and not any("n03" in str(path) for path in decoded)
+
+
+def test_tiny_imagenet_that_is_not_what_it_says(tmp_path):
+    from PIL import Image
+
+    def refused(words):
+        with pytest.raises(ValueError, match=words):
+            load("tiny-imagenet", directory=tmp_path)
+
+    refused("tiny-imagenet needs wnids.txt")
+    write_tiny_imagenet(tmp_path)
+    one = tmp_path / "train" / "n03" / "images" / "n03_1.JPEG"
+    good = one.read_bytes()
+    for content in (b"<html>", good[:200]):
+        one.write_bytes(content)
+        refused("n03_1.JPEG cannot be read as a picture")
+    Image.new("RGB", (32, 64)).save(one, "JPEG")
+    refused("n03_1.JPEG is 32 × 64")
+    one.write_bytes(good)
+    (tmp_path / "wnids.txt").write_text("n01\nn03\nn02\nn09\n")
+    refused("n09/images holds no picture")
+    (tmp_path / "wnids.txt").write_text("n01\nn03\n")
+    refused("val_annotations.txt must name a picture and one of the classes")
+    (tmp_path / "val" / "val_annotations.txt").unlink()
+    refused("needs val/val_annotations.txt in")
 
 
 class Evil:
