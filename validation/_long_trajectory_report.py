@@ -10,6 +10,7 @@ from sde_sgd.study import Study
 from ._long_statistics import KINDS, beyond_white, spectral_rise, white_band
 from .experiment_figures import plot_band, plot_gradient
 
+_LONG = 1.0  # relaxation times of the slowest direction in a block, below which the errors over blocks are too small
 _TELLING = 0.5  # of a slope: where more than this is within three standard errors, nothing is said of its size
 
 
@@ -123,8 +124,12 @@ def current_section(study: Study, run: xr.Dataset, tests: xr.Dataset) -> None:
         f"measured against predicted areas have slope {slope:.2f} ± {error:.2f} and correlation "
         f"{float(first.correlation):.2f} at the shortest lag"
     )
-    if allowed > _TELLING:
-        section.text(f"Whether it has the size that the linear theory predicts, so short a run cannot tell: {told}.")
+    memory = tests.attrs["block_relaxations"]
+    if allowed > _TELLING or memory < _LONG:
+        section.text(
+            f"Whether it has the size that the linear theory predicts, so short a run cannot tell: {told}; a block, "
+            f"over which the errors are, lasts {memory:.2g} relaxation times of the slowest of these directions."
+        )
     else:
         section.verdict(
             abs(slope - 1) < allowed,

@@ -210,7 +210,9 @@ def current_and_peaks(config: Mapping[str, Any], pilot: xr.Dataset, run: xr.Data
     found["peak_ratio"] = ("peak", peaks["peak_ratio"].values)
     found["peak_interpretation"] = ("peak", peaks["interpretation"].values)
     found["variance_ratio"] = ("direction", variance / stationary.diagonal())
-    return found.assign_attrs(scatter=float(peaks.attrs["scatter"]), blocks=int(area.attrs["blocks"]))
+    blocks = int(area.attrs["blocks"])
+    lasting = (plain.sizes["time"] - skipped) // blocks * every * rate * h[-1]
+    return found.assign_attrs(scatter=float(peaks.attrs["scatter"]), blocks=blocks, block_relaxations=float(lasting))
 
 
 def _walker(model: nn.Module, data: Split, config: Mapping[str, Any], rate: float, seed: int) -> OneHiddenLayer:
@@ -272,6 +274,7 @@ EXPERIMENT = Experiment(
         "chunk": Setting(2000, "epochs between the points from which a run goes on", 1, 1_000_000),
         "seed": Setting(0, "of everything", 0, 2**31),
     },
-    quick={"epochs": 6000, "burn_in_epochs": 600, "surrogates": 9, "gradients": 200},
+    # at ten times η for as long in time as the whole: blocks must be longer than the slowest direction remembers
+    quick={"epochs": 8000, "burn_in_epochs": 600, "learning_rate": 0.01, "surrogates": 9, "gradients": 200},
     check=_check,
 )

@@ -76,12 +76,14 @@ def test_what_surrogates_do_not_show_is_not_claimed(study):
 
 
 def test_a_slope_that_is_not_known_has_no_verdict(study):
-    for error, slope, said in ((0.05, 1.1, True), (0.05, 1.6, False), (0.3, 1.1, None)):
+    for error, slope, memory, said in (
+        (0.05, 1.1, 2.0, True), (0.05, 1.6, 2.0, False), (0.3, 1.1, 2.0, None), (0.05, 1.6, 0.5, None),
+    ):  # fmt: skip
         one = {"p_value": 0.001, "slope": slope, "slope_error": error, "correlation": 0.7, "expected_p_value": 0.5}
         tests = xr.Dataset(
             {name: ("area_lag", [value]) for name, value in one.items()}
             | {"overall_p_value": 0.001, "variance_ratio": ("direction", [1.0, 1.1])},
-            {"area_lag": [1]}, {"blocks": 16},
+            {"area_lag": [1]}, {"blocks": 16, "block_relaxations": memory},
         )  # fmt: skip
         study.report.sections.clear()
         report.current_section(study, xr.Dataset(attrs={"every": 5}), tests)
