@@ -1,9 +1,13 @@
 """Options and fixtures of all tests. Long measurements (`-m evidence`) write their tables with the fixture `table`."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
+
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # before NumPy and torch read them
+    os.environ.setdefault(_pool, "1")  # threads of several workers would spin and wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +51,14 @@ def table(request):
             partial.replace(folder / f"{name}.md")
 
     return write
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made and not rendered, which is most of the time of a tiny run."""
+    from sde_sgd import figures
+    from sde_sgd._files import write_bytes
+
+    monkeypatch.setattr(figures, "png", lambda figure: b"")
+    monkeypatch.setattr(figures, "svg", lambda figure: b"")
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))

@@ -53,10 +53,14 @@ def interrupted(monkeypatch, calls, run):
             time.sleep(0.05)
             _thread.interrupt_main()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(_ensemble.Run, "_call", call)
-        with pytest.raises(KeyboardInterrupt, match="the same call goes on from") as caught:
-            run()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(_ensemble.Run, "_call", call)
+            with pytest.raises(KeyboardInterrupt, match="the same call goes on from") as caught:
+                run()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     return str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import sde_sgd as sde
-from sde_sgd import _density, _density_figures, cli, figures, landscapes
+from sde_sgd import _density, _density_figures, cli, landscapes
 from sde_sgd._files import write_bytes
 from sde_sgd.density_command import SCHEMES, resolve
 from sde_sgd.fokker_planck import _evolve
@@ -33,12 +33,9 @@ def call(capsys):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made and not rendered, and no animation, which is most of the time of a run."""
+def undrawn(undrawn, monkeypatch):
+    """Nor is an animation made."""
     monkeypatch.setattr(_density, "animate_density", lambda densities, path: write_bytes(path, b"GIF89a"))
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
 
 
 def folder_in(root: Path) -> Path:

@@ -1,6 +1,5 @@
 """Figures of densities in time, of relaxation and of currents: what is drawn is what was given."""
 
-import itertools
 import subprocess
 import sys
 
@@ -94,17 +93,17 @@ def test_a_ridge_raises_each_line_by_the_same(lines):
 def test_an_animation_has_a_frame_per_time_and_the_same_bytes(lines, maps, tmp_path):
     for name, field, options in (("a", lines, {}), ("b", lines, {"log": True}), ("c", maps, {"log": True})):
         file = tmp_path / f"{name}.gif"
-        field = field.isel(time=[0, 2, 4])
+        field = field.isel(time=[0, 4])
         figures.animate_density(field, file, frames_per_second=5, dpi=40, **options)
         with Image.open(file) as image:
-            assert image.format == "GIF" and image.n_frames == 3 and image.info["loop"] == 0
+            assert image.format == "GIF" and image.n_frames == 2 and image.info["loop"] == 0
             pauses, frames = [], []
-            for k in range(3):
+            for k in range(2):
                 image.seek(k)
                 pauses.append(image.info["duration"])
                 frames.append(np.asarray(image.convert("RGB"), int))
-            assert pauses == [200] * 2 + [1000]
-            assert all(np.abs(a - b).max() > 50 for a, b in itertools.pairwise(frames))
+            assert pauses == [200, 1000]
+            assert np.abs(frames[0] - frames[1]).max() > 50
     again = tmp_path / "again.gif"
     figures.animate_density(field.transpose("w", "time", "v"), str(again), frames_per_second=5, dpi=40, log=True)
     assert again.read_bytes() == file.read_bytes()

@@ -10,7 +10,10 @@ import pytest
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 PAGES = sorted(p for p in DOCS.glob("*.md") if BLOCK.search(p.read_text("utf-8")))
-SLOW = {"neuron_modes.py"}  # more than three seconds
+SLOW = {  # more than three seconds
+    "between_two_steps.py", "drift_and_diffusion.py", "forgets_the_function.py", "from_one_start.py",
+    "held_by_a_minimum.py", "network_predicted.py", "neuron_modes.py", "wide_valleys.py",
+}  # fmt: skip
 SCRIPTS = [
     pytest.param(p, id=p.name, marks=[pytest.mark.evidence] if p.name in SLOW else [])
     for p in sorted((DOCS / "examples").glob("*.py"))

@@ -63,11 +63,6 @@ def import_faults(source, part):
     return faults
 
 
-@each_source
-def test_imports_keep_to_the_layers(part, path):
-    assert import_faults(path.read_text("utf-8"), part) == []
-
-
 @pytest.mark.parametrize(
     ("part", "source"),
     [
@@ -153,11 +148,6 @@ def kernel_faults(source):
     return faults
 
 
-@each_source
-def test_cached_kernels_call_only_their_own_file(part, path):
-    assert kernel_faults(path.read_text("utf-8")) == []
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -214,13 +204,6 @@ def evaluation_faults(source):
     return faults
 
 
-@each_source
-def test_nothing_is_evaluated_and_no_file_is_long(part, path):
-    text = path.read_text("utf-8")
-    assert evaluation_faults(text) == []
-    assert text.count("\n") <= LONGEST
-
-
 @pytest.mark.parametrize(
     "source",
     ["eval('1')", "exec(code)", "sympy.parse_expr(s)", "sympify('x')", "sympify(f'{x}')", "pickle.load(f)",
@@ -232,3 +215,15 @@ def test_evaluation_is_reported(source):
 
 def test_plain_calls_are_not_reported():
     assert evaluation_faults("model.eval()\nsympify(1)\ntorch.load(p, weights_only=True)\nast.literal_eval(s)") == []
+
+
+# All of them, file by file ------------------------------------------------------------------------------------
+
+
+@each_source
+def test_a_source_keeps_the_rules(part, path):
+    text = path.read_text("utf-8")
+    assert import_faults(text, part) == []  # layers
+    assert kernel_faults(text) == []  # cached kernels call only their own file
+    assert evaluation_faults(text) == []
+    assert text.count("\n") <= LONGEST

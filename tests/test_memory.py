@@ -30,8 +30,8 @@ def peak(paths: int, steps: int) -> float:
 
 
 def test_twenty_times_the_paths_need_no_more_memory():
-    """10⁶ and 2·10⁷ paths of one step: a stored state of the second would take 320 MB."""
-    few, many = peak(1_000_000, 1), peak(20_000_000, 1)
+    """5·10⁵ and 10⁷ paths of one step: a stored state of the second would take 160 MB."""
+    few, many = peak(500_000, 1), peak(10_000_000, 1)
     assert many - few < 80 and many < 500
 
 

@@ -128,7 +128,7 @@ def _uniforms(count):
 
 def test_uniforms_fill_the_half_open_interval():
     """χ² of 256 × 256 cells of the pair; the counterexample reuses one word for both."""
-    u, v = _uniforms(4_000_000)
+    u, v = _uniforms(2_000_000)
     assert min(u.min(), v.min()) > 0 and max(u.max(), v.max()) <= 1
     assert _philox._uniform(U(0)) == 1 and _philox._uniform(U(2**64 - 1)) == 2.0**-52
 

@@ -29,6 +29,12 @@ def dataset():
     )
 
 
+def kept(data, folder):
+    """What comes back of `data`."""
+    save(data, folder / "a.nc")
+    return load(folder / "a.nc")
+
+
 # Round trips ----------------------------------------------------------------------------------------------
 
 ATTRIBUTES = {
@@ -42,8 +48,7 @@ def test_dataset_round_trip(tmp_path):
     data = dataset().assign_attrs(ATTRIBUTES)
     data["density"].attrs["normalised"] = True
     data["x"].attrs["walls"] = [None, "reflecting"]
-    save(data, tmp_path / "a.nc")
-    back = load(tmp_path / "a.nc")
+    back = kept(data, tmp_path)
     assert back.attrs == {**ATTRIBUTES, "schema": SCHEMA}
     assert back.density.attrs["normalised"] is True and back.x.attrs["walls"] == [None, "reflecting"]
     assert back.drop_attrs().identical(data.drop_attrs())
@@ -51,8 +56,7 @@ def test_dataset_round_trip(tmp_path):
 
 
 def test_numpy_attributes_become_plain(tmp_path):
-    save(xr.Dataset(attrs={"t": np.float64(0.5), "b": np.bool_(True), "a": np.arange(3)}), tmp_path / "a.nc")
-    back = load(tmp_path / "a.nc").attrs
+    back = kept(xr.Dataset(attrs={"t": np.float64(0.5), "b": np.bool_(True), "a": np.arange(3)}), tmp_path).attrs
     assert back == {"t": 0.5, "b": True, "a": [0, 1, 2], "schema": SCHEMA} and type(back["t"]) is float
 
 
@@ -68,16 +72,14 @@ def test_an_attribute_changes_no_number_whatever_its_name(tmp_path, name, value)
     data = dataset().assign_attrs({name: value})
     for variable in ("density", "x", "kind"):
         data[variable].attrs[name] = value
-    save(data, tmp_path / "a.nc")
-    assert load(tmp_path / "a.nc").identical(data.assign_attrs(schema=SCHEMA))
+    assert kept(data, tmp_path).identical(data.assign_attrs(schema=SCHEMA))
 
 
 def test_a_packing_left_over_from_another_file_is_not_used(tmp_path):
     data = xr.Dataset({"a": ("x", [0.12345, np.nan]), "when": ("x", np.array(["2000-01-01", "2030-06-01"], "M8[ns]"))})
     data["a"].encoding = {"dtype": "int16", "scale_factor": 0.1, "_FillValue": -9}
     data["when"].attrs["units"] = "days since 1900-01-01"
-    save(data, tmp_path / "a.nc")
-    back = load(tmp_path / "a.nc")
+    back = kept(data, tmp_path)
     np.testing.assert_array_equal(back.a, data.a)
     np.testing.assert_array_equal(back.when, data.when)
     assert back.when.attrs == data.when.attrs and data["a"].encoding["scale_factor"] == 0.1
@@ -90,23 +92,16 @@ def test_kinds_of_numbers_come_back(tmp_path):
         "large": np.array([2**64 - 1], np.uint64), "half": np.array([1.5], np.float16),
     }  # fmt: skip
     data = xr.Dataset({name: ("x", values) for name, values in kinds.items()})
-    save(data, tmp_path / "a.nc")
-    back = load(tmp_path / "a.nc")
+    back = kept(data, tmp_path)
     for name, values in kinds.items():
         assert back[name].values.tolist() == values.tolist() and back[name].dtype.kind in (values.dtype.kind, "O")
 
 
 def test_tree_round_trip(tmp_path):
-    tree = xr.DataTree.from_dict(
-        {
-            "/": xr.Dataset(attrs={"deep": [1]}),
-            "/prediction": dataset(),
-            "/comparison/l1": xr.Dataset({"d": 0.25}),
-        }
-    )
+    parts = {"/": xr.Dataset(attrs={"deep": [1]}), "/prediction": dataset(), "/comparison/l1": xr.Dataset({"d": 0.25})}
+    tree = xr.DataTree.from_dict(parts)
     tree["prediction"].attrs["finished"] = False
-    save(tree, tmp_path / "t.nc")
-    back = load(tmp_path / "t.nc")
+    back = kept(tree, tmp_path)
     assert isinstance(back, xr.DataTree) and set(back.groups) == set(tree.groups)
     assert back["prediction"].to_dataset().identical(tree["prediction"].to_dataset())
     assert back.attrs == {"deep": [1], "schema": SCHEMA} and float(back["comparison/l1/d"]) == 0.25
@@ -152,8 +147,7 @@ def test_what_cannot_be_saved_is_named(tmp_path, data, message):
 def test_a_variable_may_have_the_name_of_a_group(tmp_path):
     part = xr.Dataset({"density": ("x", [1.0, 2.0])}, {"x": [0.5, 1.5]})
     tree = xr.DataTree.from_dict({"/": xr.Dataset({"other": 1.0}), "/density": part, "/density/x2": part * 2})
-    save(tree, tmp_path / "result.nc")
-    found = load(tmp_path / "result.nc")
+    found = kept(tree, tmp_path)
     for name, factor in (("density", 1), ("density/x2", 2)):
         np.testing.assert_array_equal(found[name].to_dataset()["density"], [factor, 2.0 * factor])
         np.testing.assert_array_equal(found[name].to_dataset()["x"], [0.5, 1.5])

@@ -1,5 +1,6 @@
 """Orders of the schemes as declared: strong on one noise, weak against exact moments, steady density by quadrature."""
 
+import functools
 import itertools
 import math
 
@@ -117,6 +118,7 @@ def operator(loss, temperature, h, scheme, reach):
     return matrix, phi, grid
 
 
+@functools.cache
 def square_at(loss, temperature, h, scheme, start, end=1.0):
     """E x² at t = `end` of the scheme itself. Leimkuhler–Matthews' first state is y₀ = x₀ − root ξ₀/2."""
     matrix, phi, grid = operator(loss, temperature, h, scheme, reach=4.0)
@@ -173,6 +175,7 @@ def test_weak_order_with_multiplicative_noise(scheme):
     assert abs((x**2).mean() - recursion(1 / 8)) < 5 * error < abs((x**2).mean() - exact)
 
 
+@functools.cache
 def steady_square(loss, temperature, h, scheme):
     """E x² in the steady density of the scheme: powers of its operator flatten φ to the constant E φ."""
     matrix, phi, _ = operator(loss, temperature, h, scheme, reach=2.2)

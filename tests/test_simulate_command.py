@@ -81,7 +81,7 @@ def test_the_numbers_are_the_apis_and_stand_in_table_json_and_report(call, tmp_p
     assert row["effective_samples"] is None and told["numbers"][1]["exact"] == 0.0
 
 
-def test_a_finished_run_is_found_under_any_spelling_and_fresh_repeats_it(call, tmp_path):
+def test_a_finished_run_is_found_under_any_spelling_and_fresh_repeats_it(call, tmp_path, undrawn):
     assert call("double_well", *SMALL, "--root", tmp_path)[0] == 0
     result = folder_in(tmp_path) / "result.nc"
     written = result.stat().st_mtime_ns
@@ -181,7 +181,7 @@ def test_what_diverges_is_told_what_may_confine_it(call, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_not_stationary_says_so(call, tmp_path):
+def test_a_run_that_is_not_stationary_says_so(call, tmp_path, undrawn):
     short = ("--steps", "40", "--burn-in", "0", "--paths", "256", "--temperature", "0.2", "--step", "0.05", "--json")
     code, out, _ = call("double_well", *short, "--start", "2,2", "--root", tmp_path)
     told = json.loads(out)
@@ -249,7 +249,7 @@ cli.main(sys.argv[1:])
 """
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(call, tmp_path):
+def test_an_interrupted_run_goes_on_with_the_same_bits(call, tmp_path, undrawn):
     for share, file in ((0.0, "paths.checkpoint.2h"), (0.4, "paths.checkpoint")):  # at twice the step, and at the step
         arguments = ["simulate", "double_well", *SMALL, "--threads", "1", "--root", str(tmp_path / "halted")]
         script = [sys.executable, "-c", _INTERRUPTED.format(share=share)]

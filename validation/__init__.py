@@ -11,6 +11,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "curvature": ["Curvature"],
+        "_sentences": ["collected_sentences"],
         "data": ["DATASETS", "Split", "digits", "load", "teacher_student"],
         "ensembles": ["ensemble"],
         "fisher_rao": ["fisher_rao_norm"],
@@ -53,6 +54,7 @@ def __getattr__(name: str):
 
 
 if TYPE_CHECKING:
+    from ._sentences import collected_sentences as collected_sentences
     from .curvature import Curvature as Curvature
     from .data import DATASETS as DATASETS
     from .data import Split as Split

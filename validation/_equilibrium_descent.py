@@ -61,8 +61,10 @@ def descent(config: Mapping[str, Any], seed: int, progress: Progress = lambda do
     `loss`, `gradient_norm` |∇f| and `norm` |w| (run, step), `curvature` λ_max(∇²f) (run, curvature_step), through batch
     statistics of all samples.
     """
-    data = data_of(config, torch.float64, seed)
-    pair = data.inputs[: config["descent_samples"]], data.targets[: config["descent_samples"]]
+    data, samples = data_of(config, torch.float64, seed), config["descent_samples"]
+    if samples > len(data.inputs):
+        raise ValueError(f"descent_samples = {samples}, and there are {len(data.inputs)}: ask for no more than that")
+    pair = data.inputs[:samples], data.targets[:samples]
     steps, rate = config["descent_steps"], config["descent_learning_rate"]
 
     def sharpest(model, state):
@@ -86,7 +88,7 @@ def descent(config: Mapping[str, Any], seed: int, progress: Progress = lambda do
     for name in ("gradient_norm", "norm"):
         found[name] = (("run", "step"), found[name].values)
     return found.drop_vars(["gradient_norm_step", "norm_step"]).assign_attrs(
-        learning_rate=rate, weight_decay=config["descent_weight_decay"], samples=len(pair[0])
+        learning_rate=rate, weight_decay=config["descent_weight_decay"], samples=samples, steps=steps
     )
 
 

@@ -11,10 +11,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ._equilibrium_laws import decay_balance, fourth_power, relaxed
-from ._equilibrium_statistics import exponent, fall_time, permutation_test, squared_distance
+from ._equilibrium_statistics import (
+    exponent,
+    fall_time,
+    independent_disagreement,
+    integral_time,
+    permutation_test,
+    squared_distance,
+)
 
-SHARE = 0.05  # of the distance to begin with, another measure of mixing
-_RISE = 3.0  # times the median: the loss has veered off
+RISE = 3.0  # times the median: the loss has veered off
 
 
 def distances(
@@ -56,26 +62,27 @@ def distances(
 
 
 def mixing_times(one: xr.Dataset) -> dict[str, float]:
-    """Steps until the ensembles are mixed, in three senses; NaN where they are not by the end.
+    """Steps until the ensembles are mixed, in three senses; NaN where they are not by the end, or were from the start.
 
     "level": the squared distance, a mean over pairs, is down to attrs["level"], the mixing time in the usual sense of
-    a fixed distance; "share": to 5 % of its first value; "test": twice in a row exchanges do not tell them apart, p >
-    0.05, which depends on the number of replicas.
+    a fixed distance; "integral": ∫ of it over its first value, which rests on every saved step; "test": twice in a row
+    exchanges do not tell them apart, p > 0.05, which depends on the number of replicas.
     """
     steps, curve = one["step"].values, one["squared"].mean("pair").values
     apart = one["p_value"].values > 0.05
     twice = np.flatnonzero(apart[:-1] & apart[1:])
-    return {
-        "level": fall_time(steps, curve, one.attrs["level"] / curve[0]),
-        "share": fall_time(steps, curve, SHARE),
+    found = {
+        "level": fall_time(steps, curve, one.attrs["level"] / curve[0]) if curve[0] > 0 else 0.0,
+        "integral": integral_time(steps, curve) if curve[0] > 0 else 0.0,
         "test": float(steps[twice[0]]) if len(twice) else float("nan"),
     }
+    return {sense: time if time > 0 else float("nan") for sense, time in found.items()}
 
 
-def mixing_exponent(ladder: Sequence[xr.Dataset], sense: str = "level") -> float:
+def mixing_exponent(ladder: Sequence[xr.Dataset], sense: str) -> float:
     """Slope of log mixing time against log 1/(ηλ); NaN where one of them did not mix, or was mixed from the start."""
     times = np.array([mixing_times(one)[sense] for one in ladder])
-    if not np.isfinite(times).all() or (times <= 0).any():
+    if not np.isfinite(times).all():
         return float("nan")
     return exponent([1 / one.attrs["intrinsic"] for one in ladder], times)
 
@@ -95,7 +102,7 @@ def late(run: xr.Dataset, name: str, kind: str) -> NDArray[np.float64]:
 def excursions(run: xr.Dataset, kind: str) -> int:
     """How often the loss rises above three times its median within the last quarter of a run."""
     values = late(run, "loss", kind)
-    high = values > _RISE * np.median(values)
+    high = values > RISE * np.median(values)
     return int(high[0]) + int((high[1:] & ~high[:-1]).sum())
 
 
@@ -149,11 +156,35 @@ def spread_share(run: xr.Dataset) -> float:
     return float(run["spread"]) / float(run["square"].mean())
 
 
+def covered(run: xr.Dataset) -> float:
+    """|w_{T+Δ} − w_T|² at the longest lag over the plateau 2 tr S."""
+    return float(moved_share(run)[-1]) / spread_share(run)
+
+
+def moved_on(run: xr.Dataset) -> float:
+    """|w_{T+Δ} − w_T|² at the longest lag over that at 1/(ηλ)."""
+    shares = moved_share(run)
+    return float(shares[-1] / np.interp(1.0, run["lag"] * run.attrs["intrinsic"], shares))
+
+
 def gain(run: xr.Dataset, kind: str) -> float:
-    """Test error of single states minus that of averaged weights, "within" a replica or "across" replicas."""
-    return float(run["error"].mean()) - float(run[f"error_{kind}"].mean())
+    """Test error of single states minus that of averaged weights: "within" a replica, "across" replicas of one start,
+    or across "strangers" with starts of their own.
+    """
+    single = run["error_stranger" if kind == "strangers" else "error"]
+    return float(single.mean()) - float(run[f"error_{kind}"].mean())
+
+
+def disagreement_gap(run: xr.Dataset) -> float:
+    """Disagreement of two replicas of one start minus 2e(1 − e)."""
+    return float(run["disagreement"]) - independent_disagreement(float(run["error"].mean()))
 
 
 def mean_error(run: xr.Dataset, arm: str) -> float:
     """Test error at the end of the arm."""
     return float(run["error"].sel(arm=arm).isel(step=-1).mean())
+
+
+def slow_gap(run: xr.Dataset) -> float:
+    """Test error at the end of the small rate throughout, minus that after a large one."""
+    return mean_error(run, "small throughout") - mean_error(run, "large first")

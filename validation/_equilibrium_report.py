@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc
+from scipy.special import bdtr, bdtrc, stdtrit
 
 from sde_sgd.report import Section, number
 from sde_sgd.study import Study
 
 from ._equilibrium_effects import (
+    covered,
+    disagreement_gap,
     excursions,
     fourths_ratio,
     gamma_error,
@@ -25,6 +27,7 @@ from ._equilibrium_effects import (
     squares_ratio,
 )
 from ._equilibrium_laws import forgotten
+from ._equilibrium_sentences import SMALL, less_than_independent, no_worse
 from ._equilibrium_statistics import independent_disagreement
 from ._sentences import student
 from .equilibrium_figures import plot_descent, plot_mixing, plot_norm, plot_slow, plot_weights
@@ -33,9 +36,10 @@ _LEVEL = 0.05  # of the tests whose rejections are counted
 _CHANCE = 1e-3  # below which a count is not put down to chance
 _Z = 4.0
 _EXACT = 1e-10
+_NARROW = 0.25  # an interval of an exponent that tells 1 from 1/2 and 3/2
 _SENSES = {
     "level": "to a squared distance of {level:g}",
-    "share": "to 5 % of the first",
+    "integral": "integral over the first value",
     "test": "until p > 0.05 twice",
 }
 
@@ -47,6 +51,22 @@ def shown(values: Iterable[float]) -> str:
         return "–"
     mean, low, _ = student(values)
     return f"{number(mean)} ± {number(mean - low)}" if np.isfinite(low) else number(mean)
+
+
+def seeds_for(values: Sequence[float], half: float) -> int:
+    """The seeds after which values of this scatter have a 95 % interval of ± `half`: the least n with t s/√n ≤ half."""
+    scatter, count = float(np.std(values, ddof=1)), 2
+    while stdtrit(count - 1, 0.975) * scatter > half * np.sqrt(count):
+        count += 1
+    return count
+
+
+def decided(section: Section, holds: bool | None, text: str, otherwise: str) -> None:
+    """A verdict; or, where a run of this size cannot give one, why."""
+    if holds is None:
+        section.text(f"Not decided: {otherwise}")
+    else:
+        section.verdict(holds, text)
 
 
 def report_toy(study: Study, runs: Sequence[xr.Dataset]) -> None:
@@ -70,14 +90,18 @@ def report_descent(study: Study, runs: Sequence[xr.Dataset]) -> None:
     section = study.report.section("The whole batch")
     one = runs[0].attrs
     counts = {kind: [excursions(run, kind) for run in runs] for kind in ("decay", "decay off", "no decay")}
-    section.verdict(
-        min(counts["decay"]) > 0 and max(counts["decay off"]) == max(counts["no decay"]) == 0,
+    window = one["steps"] / 4 * one["learning_rate"] * one["weight_decay"]
+    decided(
+        section,
+        None if window < 1 else min(counts["decay"]) > 0 and max(counts["decay off"]) == max(counts["no decay"]) == 0,
         f"The same on {one['samples']} images, η = {one['learning_rate']:g}, λ = {one['weight_decay']:g}, no noise at "
         "all: within the last quarter the loss rises above three times its median "
         f"{', '.join(map(str, counts['decay']))} times (one number a seed) with decay, "
         f"{', '.join(map(str, counts['decay off']))} times after it is turned off and "
         f"{', '.join(map(str, counts['no decay']))} times where there was none. Where "
         "decay is turned off, what is left of an instability lengthens the weights, and nothing shortens them.",
+        f"the last quarter of a run is {window:.2g}/(ηλ) steps, in which decay need not carry the weights to an "
+        "instability. Take more descent_steps.",
     )
     rows = [[k, *(float(np.median(late(run, "loss", kind))) for kind in counts),
              *(float(late(run, "gradient_norm", kind).max()) for kind in counts)]
@@ -88,8 +112,8 @@ def report_descent(study: Study, runs: Sequence[xr.Dataset]) -> None:
     )
     figure = plot_descent(study.results["/equilibrium/toy-" + str(study.config["seed"])], runs[0])
     _figure(study, section, "descent", figure,
-            "Decay shrinks the weights, curvature grows as 1/|w|², and past ηλ_max = 2(1 − ηλ) the loss jumps, which "
-            "lengthens the weights again. Left the toy, right the network; dashed where a minimum is unstable.",
+            "Decay shrinks the weights, curvature grows as 1/|w|², and past ηλ_max = 2(1 − ηλ) a minimum is unstable "
+            "(dashed); a jump of the loss lengthens the weights again. Left the toy, right the network.",
             "Four curves against steps: squared norm and gradient of the toy, loss and curvature of the network",
     )  # fmt: skip
 
@@ -147,15 +171,16 @@ def report_norm(study: Study, balanced: Sequence[xr.Dataset], relaxing: Sequence
         "E|g_unit|² contains the mean gradient, which at finite ηλ lengthens the weights as the noise does."
     )
     _figure(study, section, "norm", plot_norm(balanced, relaxing[0]),
-            "Left: γ of the replicas of one seed and its equation; it jumps where η does, and relaxes within 1/(4ηλ) "
-            "steps. Right: the E|w|² form is exact, the |w|⁴ form a limit.",
+            "Left: γ of the replicas of one seed and its equation; it jumps where η does, and its equation relaxes at "
+            "the rate 4ηλ. Right: the E|w|² form is exact, the |w|⁴ form a limit.",
             "γ against steps with its equation, and two ratios against ηλ")  # fmt: skip
 
 
 def report_mixing(study: Study, own: Sequence[Sequence[xr.Dataset]], one_start: Sequence[Sequence[xr.Dataset]]) -> None:
     """Schedules that end with one ηλ, as functions: replicas from starts of their own, and from one a schedule."""
-    section = study.report.section("Functions forget")
+    section = study.report.section("What functions forget")
     config, everything = study.config, [one for ladder in own for one in ladder]
+    due = int(_LEVEL * (1 + config["permutations"]) + 1e-9) / (1 + config["permutations"])  # p-values are multiples
     ends, starts = ([float(one["p_value"][k]) for one in everything] for k in (-1, 0))
     halves = np.concatenate([one["halves"].values for ladder in (*own, *one_start) for one in ladder])
     rejected, false = sum(p <= _LEVEL for p in ends), int((halves <= _LEVEL).sum())
@@ -168,38 +193,52 @@ def report_mixing(study: Study, own: Sequence[Sequence[xr.Dataset]], one_start: 
         "schedule, so that memory of the start is a distance, too."
     )
     section.verdict(
-        min(bdtrc(false - 1, len(halves), _LEVEL), bdtr(false, len(halves), _LEVEL)) > _CHANCE,
+        bool(min(bdtrc(false - 1, len(halves), due), bdtr(false, len(halves), due)) > _CHANCE),
         f"The null is of its size: of {len(halves)} tests between halves of one ensemble {false} reject at {_LEVEL:g} "
-        f"({100 * false / len(halves):.1f} %, where {100 * _LEVEL:g} % is due).",
+        f"({100 * false / len(halves):.1f} %, where {100 * due:.3g} % is due).",
     )
-    section.verdict(
-        bdtrc(rejected - 1, len(ends), _LEVEL) > _CHANCE and max(starts) <= _LEVEL,
+    later = [float(one["step"][-1]) * one.attrs["intrinsic"] for one in everything]
+    decided(
+        section,
+        None if max(starts) > _LEVEL else bool(bdtrc(rejected - 1, len(ends), due) > _CHANCE),
         f"Ensembles that differ when they come to the same ηλ (p = {number(max(starts))} at most) are not told apart "
-        f"{config['time']:g}/(ηλ) steps later: {rejected} of {len(ends)} tests reject at {_LEVEL:g}.",
+        f"{min(later):.3g} to {max(later):.3g}/(ηλ) steps later: {rejected} of {len(ends)} tests reject at "
+        f"{_LEVEL:g}.",
+        f"some ensembles are not told apart when they come to the same ηλ (p = {number(max(starts))}), so that there "
+        "is nothing to forget. Take more replicas.",
     )
     _mixing_table(section, own, "Every replica from a start of its own.")
     _mixing_table(section, one_start, "One start for all replicas of a schedule, another for the next schedule.")
     level = everything[0].attrs["level"]
-    slopes = {s: shown(mixing_exponent(ladder, s) for ladder in own) for s in _SENSES}
+    slopes = {s: [mixing_exponent(ladder, s) for ladder in own] for s in _SENSES}
     section.text(
         "The time to mix, from own starts, goes as 1/(ηλ) to the power "
-        + ", ".join(f"{slopes[s]} ({words.format(level=level)})" for s, words in _SENSES.items())
-        + ", where the source has 1 (± 95 % intervals over seeds; – where some ensembles did not mix). Most of the "
-        "distance goes sooner than the rest, as the norm adapts at 4ηλ: the sense of mixing is part of the exponent."
+        + ", ".join(f"{shown(slopes[s])} ({words.format(level=level)})" for s, words in _SENSES.items())
+        + ", where the source has 1 (± 95 % intervals over seeds; – where some ensembles did not mix, or were mixed "
+        "from the start). A fixed distance is reached the sooner the less ensembles differ at first, and that changes "
+        "with ηλ. The integral of the distance over its first value does not depend on it: 1/r where a distance falls "
+        "as exp(−rt)."
     )
+    if len(own) > 1 and np.isfinite(slopes["integral"]).all():
+        section.text(
+            f"The exponent of the integral scatters by {number(np.std(slopes['integral'], ddof=1))} from seed to seed; "
+            f"it takes {seeds_for(slopes['integral'], _NARROW)} seeds to know it to ± {_NARROW:g}, and there are "
+            f"{len(own)}."
+        )
     late_tests = [float(one["p_value"][-1]) for ladder in one_start for one in ladder]
     memory = sum(p <= _LEVEL for p in late_tests)
     section.text(
         f"From one start a schedule {memory} of {len(late_tests)} tests reject at the end: "
         + (
             "some of these functions remember their start for longer than that."
-            if bdtrc(memory - 1, len(late_tests), _LEVEL) <= _CHANCE
+            if bdtrc(memory - 1, len(late_tests), due) <= _CHANCE
             else "no more memory of the start than chance makes."
         )
     )
     _figure(study, section, "mixing", plot_mixing(own),
-            "Left: squared distance of predicted labels, mean over pairs and seeds, against steps · ηλ. Middle: ℓ₁ of "
-            "one seed over the band of exchanges. Right: the time to mix, one point a seed, over a line of slope 1.",
+            "Left: squared distance of predicted labels, mean over pairs and seeds, against steps · ηλ; dashed the "
+            "distance that counts as mixed. Middle: ℓ₁ of one seed over the band of exchanges. Right: the time to mix "
+            "in two senses, one point a seed, over lines of slope 1.",
             "Distances of ensembles falling with time, and mixing time against 1/(ηλ)")  # fmt: skip
 
 
@@ -223,65 +262,79 @@ def _mixing_table(section: Section, ladders: Sequence[Sequence[xr.Dataset]], cap
 
 def report_weights(study: Study, ladders: Sequence[Sequence[xr.Dataset]]) -> None:
     """What the weights remember; averages; disagreement."""
-    section = study.report.section("Weights do not")
-    rows, more = [], []
+    section = study.report.section("What weights remember")
+    averages, apart, distances = [], [], []
     for several in zip(*ladders):
         x = several[0].attrs["intrinsic"]
         end = float(several[0]["lag"][-1])
         single = [float(one["error"].mean()) for one in several]
-        rows.append([x, *(shown(values) for values in (
-            single, [float(one["error_within"].mean()) for one in several],
-            [float(one["error_across"].mean()) for one in several],
-            [float(one["disagreement"]) for one in several],
-            [independent_disagreement(e) for e in single]))])  # fmt: skip
-        more.append([x, end * x, shown(float(moved_share(one)[-1]) for one in several),
-                     float(forgotten(end, x)), shown(spread_share(one) for one in several)])  # fmt: skip
+        kinds = ("error", "error_within", "error_across", "error_stranger", "error_strangers")
+        averages.append([x, *(shown(float(one[name].mean()) for one in several) for name in kinds)])
+        apart.append([x, *(shown(values) for values in (
+            [float(one["disagreement"]) for one in several], [float(one["disagreement_strangers"]) for one in several],
+            [independent_disagreement(e) for e in single], [disagreement_gap(one) for one in several]))])  # fmt: skip
+        distances.append([x, end * x, shown(float(moved_share(one)[-1]) for one in several), float(forgotten(end, x)),
+                          *(shown(map(share, several)) for share in (spread_share, covered))])  # fmt: skip
+    count = study.config["average"]
     section.table(
-        ["ηλ", "single states", "mean within a run", "mean across runs", "disagreement", "2e(1 − e)"],
-        rows,
-        f"Test errors of single states and of the mean of {study.config['average']} of them; the share of test inputs "
-        "on which two replicas of one start differ, beside that of independent errors. Means ± 95 % intervals.",
+        ["ηλ", "single states", "mean within a run", "mean across runs", "single states, own starts",
+         "mean across starts"],
+        averages,
+        f"Test errors of single states and of the mean of {count} of them: of one run, of runs from one start, and of "
+        "runs with starts of their own. Means ± 95 % intervals over seeds.",
+    )  # fmt: skip
+    section.table(
+        ["ηλ", "disagreement, one start", "own starts", "2e(1 − e)", "one start less 2e(1 − e)"],
+        apart,
+        "The share of test inputs on which two replicas differ, beside that of independent errors.",
     )
+    gaps = [less_than_independent(several) for several in zip(*ladders)]
+    said = {"seen": "disagree less", "not seen": "disagree no less", "undecided": "may or may not disagree less"}
     section.text(
-        "Two replicas disagree less than networks whose errors were independent of each other: the same inputs are "
-        "hard for all. With more than two classes independent errors would differ on a little more, up to 2e − e²."
+        "Beside networks whose errors are independent of each other and of the input two replicas of one start "
+        + ", ".join(f"{said[gap.verdict]} at ηλ = {row[0]:g}" for gap, row in zip(gaps, apart))
+        + ". Less means that the same inputs are hard for both. With more than two classes independent errors differ "
+        "on a little more, up to 2e − e²."
     )
     section.table(
-        ["ηλ", "Δ · ηλ", "|w(T+Δ) − w(T)|²/2|w|²", "decay alone", "tr S/|w|² over replicas"],
-        more,
+        ["ηλ", "Δ · ηλ", "|w(T+Δ) − w(T)|²/2|w|²", "decay alone", "tr S/|w|² over replicas", "share of 2 tr S"],
+        distances,
         "The distance that one run covers, beside that of weights which remember nothing but their decay, and the "
         "plateau 2 tr S, S the covariance over replicas of one start.",
     )
-    below = [float(moved_share(one)[-1]) / spread_share(one) for ladder in ladders for one in ladder]
-    section.verdict(
-        max(below) < 1,
-        "A run does not reach the plateau of the ensemble while its function mixes: after "
-        f"{float(ladders[0][0]['lag'][-1]) * ladders[0][0].attrs['intrinsic']:.3g}/(ηλ) steps it has covered "
-        f"{min(below):.2f} to {max(below):.2f} of 2 tr S.",
+    shares = [student([covered(one) for one in several]) for several in zip(*ladders)]
+    short = all(share.high < 1 for share in shares)
+    reach = any(share.low >= 1 for share in shares)
+    decided(
+        section,
+        True if short else False if reach else None,
+        f"A run does not reach the plateau of replicas: at the longest lag it has covered "
+        f"{min(share.mean for share in shares):.2f} to {max(share.mean for share in shares):.2f} of 2 tr S, at 95 % "
+        f"{max(share.high for share in shares):.2f} at most.",
+        "the intervals of |w(T+Δ) − w(T)|² over 2 tr S reach to both sides of 1. Take more seeds.",
     )
     _figure(study, section, "weights", plot_weights(ladders),
-            "Left: how far weights move, dashed the plateau of replicas. Right: averages of weights within one run and "
-            "across runs; bars are 95 % intervals over seeds.",
-            "Distance against lag, and three test errors against ηλ")  # fmt: skip
+            "Left: how far weights move, dashed the plateau of replicas. Right: averages of weights within one run, "
+            "across runs from one start and across starts; bars are 95 % intervals over seeds.",
+            "Distance against lag, and four test errors against ηλ")  # fmt: skip
 
 
 def report_slow(study: Study, runs: Sequence[xr.Dataset]) -> None:
     """A small learning rate, given time."""
     section = study.report.section("A small learning rate, given time")
-    config = study.config
     ends = {str(arm): [mean_error(run, arm) for run in runs] for arm in runs[0]["arm"].values}
-    gap = np.subtract(ends["small throughout"], ends["large first"])
-    _, low, high = student(gap)
-    as_well = low > -0.01 and high < 0.01
+    steps, answer = int(runs[0]["step"][-1]), no_worse(runs)
+    said = {
+        "seen": f"without a large η first it is not worse by {SMALL:g}",
+        "not seen": f"without a large η first it is worse by {SMALL:g} or more",
+        "undecided": f"that does not tell whether it is worse by {SMALL:g} without a large η first",
+    }
     section.text(
-        f"η smaller by {config['slow_factor']:g}, from the start or after 3/(ηλ) steps at the large one: after "
-        f"{int(runs[0]['step'][-1])} steps the test error is {shown(ends['small throughout'])} and "
-        f"{shown(ends['large first'])}, the difference {shown(gap)}: "
-        + (
-            "within one in a hundred. It is time in units of 1/(ηλ) that counts, not whether η was large at first."
-            if as_well
-            else f"from {low:.3g} to {high:.3g} at 95 %, which does not tell that they are within one in a hundred."
-        )
+        f"η smaller by {study.config['slow_factor']:g}, from the start or after 3/(ηλ) steps at the large one: after "
+        f"{steps} steps, {steps * runs[0].attrs['intrinsic']:.3g}/(ηλ) of the small η, the test error is "
+        f"{shown(ends['small throughout'])} and {shown(ends['large first'])}, the difference "
+        f"{number(answer.interval.mean)}, at 95 % from {number(answer.interval.low)} to "
+        f"{number(answer.interval.high)}: {said[answer.verdict]}."
     )
     _figure(study, section, "slow", plot_slow(runs),
             "Test error of both arms at the small learning rate; bands are the range over seeds.",

@@ -50,6 +50,9 @@ class Observed:
     """Labels, logits and gradients of networks given as flat weights; normalised by training inputs."""
 
     def __init__(self, config: Mapping[str, Any], data: Split, network: NormalisedNetwork):
+        for name, there in (("reference", len(data.inputs)), ("points", len(data.test_inputs))):
+            if config[name] > there:
+                raise ValueError(f"{name} = {config[name]}, and there are {there}: ask for no more than that")
         self._network, self._data = network, data
         self._reference = data.inputs[: config["reference"]]
         self._shapes = {name: weight.shape for name, weight in network.named_parameters()}
@@ -189,23 +192,25 @@ def walked(
     config: Mapping[str, Any],
     place: int,
     seed: int,
-    ensembles: xr.Dataset,
+    one: xr.Dataset,
+    own: xr.Dataset,
     progress: Progress = lambda done, total: None,
 ) -> xr.Dataset:
-    """Replicas go on from equilibrium at the `place`-th ηλ: distances and averages of weights.
+    """Replicas of one start go on from equilibrium at the `place`-th ηλ: distances and averages of weights.
 
-    `square` |w|² (replica, step); `moved` (lag, replica), the mean of
-    |w_{T+Δ} − w_T|² over T; `apart` |w_a − w_b|² of neighbouring replicas at the end; test errors: `error` (replica) of
-    the single states, `error_within` (replica) of the mean of `average` states of a replica, `error_across` (group) of
-    as many replicas at the last step; `disagreement` between replicas at the end, a number.
+    `square` |w|² (replica, step); `moved` (lag, replica), the mean of |w_{T+Δ} − w_T|² over T; `spread` tr S at the
+    end. Test errors: `error` (replica) of the last `average` states, one by one, `error_within` (replica) of their
+    mean, `error_across` (group) of the mean of as many replicas at the end; and where every replica has a start of its
+    own, `own`, `error_stranger` (replica) and `error_strangers` (group). `disagreement` and `disagreement_strangers`
+    between replicas at the end, numbers.
     """
     intrinsic = config["intrinsic"][place]
     data = data_of(config, _float_type(config), seed)
     network = network_of(config, data, seed)
     look = Observed(config, data, network)
     every = _steps(config["spacing"], intrinsic)
-    count = max(config["average"], round(config["walk_time"] / config["spacing"]))
-    rate, weights = intrinsic / config["weight_decay"], ensembles["weights"].values[: config["walkers"]]
+    count = round(config["walk_time"] / config["spacing"])
+    rate, weights = intrinsic / config["weight_decay"], one["weights"].values[: config["walkers"]]
     run = ensemble(
         network, *data[:2], replicas=len(weights), steps=every * count, learning_rate=rate, start=weights,
         batch_size=config["batch_size"], weight_decay=config["weight_decay"], save_every=every,
@@ -217,23 +222,29 @@ def walked(
     lags = np.unique(np.geomspace(1, count, 12).round().astype(int))
     moved = [(np.square((states[:, k:] - states[:, :-k]).astype(float))).sum(-1).mean(1) for k in lags]
     last, some = states[:, -1], config["average"]
-    labels = look.all_labels(last)
-    inside = states[:, -some:]
-    groups = [last[k : k + some].mean(0) for k in range(0, replicas - some + 1, some)]
+    strangers = own["weights"].values[:replicas]
+    strange, right = look.all_labels(strangers), data.test_targets.numpy()
+    labels = look.all_labels(states[:, -some:].reshape(-1, size)).reshape(replicas, some, -1)
+
+    def means(weights: NDArray) -> NDArray:
+        return np.array([weights[k : k + some].mean(0) for k in range(0, replicas - some + 1, some)])
+
     progress(2, 2)
     return xr.Dataset(
         {
             "square": (("replica", "step"), np.square(states, dtype=float).sum(-1)),
             "moved": (("lag", "replica"), np.array(moved)),
-            "apart": ("pair", np.square((last - np.roll(last, 1, axis=0)).astype(float)).sum(-1)),
             "spread": np.square(last.astype(float) - last.mean(0, dtype=float)).sum() / (replicas - 1),
-            "error": ("replica", look.errors(inside.reshape(-1, size)).reshape(replicas, some).mean(1)),
-            "error_within": ("replica", look.errors(inside.mean(1))),
-            "error_across": ("group", look.errors(np.array(groups))),
-            "disagreement": disagreement(labels),
+            "error": ("replica", (labels != right).mean((1, 2))),
+            "error_within": ("replica", look.errors(states[:, -some:].mean(1))),
+            "error_across": ("group", look.errors(means(last))),
+            "error_stranger": ("replica", (strange != right).mean(1)),
+            "error_strangers": ("group", look.errors(means(strangers))),
+            "disagreement": disagreement(labels[:, -1]),
+            "disagreement_strangers": disagreement(strange),
         },
         {"step": run["step"].values, "lag": lags * every},
-        {"intrinsic": intrinsic, "learning_rate": rate},
+        {"intrinsic": intrinsic, "learning_rate": rate, "test_inputs": len(right)},
     )
 
 
@@ -339,5 +350,5 @@ def slowly(config: Mapping[str, Any], seed: int, progress: Progress = lambda don
     return xr.Dataset(
         {"error": (("arm", "replica", "step"), np.stack(errors, axis=1).reshape(2, count, 17))},
         {"arm": ["large first", "small throughout"], "step": every * np.arange(17)},
-        {"intrinsic": intrinsic / config["slow_factor"]},
+        {"intrinsic": intrinsic / config["slow_factor"], "test_inputs": len(data.test_targets)},
     )

@@ -108,6 +108,19 @@ def fall_time(steps: ArrayLike, distance: ArrayLike, share: float = np.exp(-1)) 
     return float(times[k - 1] + (times[k] - times[k - 1]) * min(1.0, (np.log(share) - high) / (low - high)))
 
 
+def integral_time(steps: ArrayLike, distance: ArrayLike) -> float:
+    """∫ distance dt / its first value, by trapezoids: T of a distance that falls as e^{−t/T}, with no level to choose.
+
+    Chance that makes the distance cross a level early or late averages out here. What is left at the last step is not
+    counted, and a distance that stays away from 0 gives a time that grows with the steps. ValueError where the first
+    value is not positive.
+    """
+    times, values = _checks.finite_array("steps", steps), _checks.finite_array("distance", distance)
+    if values[0] <= 0:
+        raise ValueError(f"the distance starts at {values[0]:.3g}: the ensembles do not differ to begin with")
+    return float(np.trapezoid(values, times) / values[0])
+
+
 def exponent(x: ArrayLike, y: ArrayLike) -> float:
     """The slope of log y against log x by least squares; ValueError for fewer than two points or values ≤ 0."""
     x, y = _checks.finite_array("x", x), _checks.finite_array("y", y)

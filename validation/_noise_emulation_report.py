@@ -13,7 +13,7 @@ from sde_sgd.study import Study
 
 from ._noise_emulation_agreement import CASES
 from ._noise_emulation_runs import MODES
-from ._noise_emulation_sentences import at, slopes
+from ._noise_emulation_sentences import at, gap_sentence, ranks, slopes
 from ._noise_emulation_tasks import PAIRS, recognised
 from ._noise_emulation_wells import FLAT, SHARP
 from ._sentences import student
@@ -30,11 +30,11 @@ from .noise_emulation_figures import (
 _Z = 4.5  # standard errors that the largest of some hundred comparisons may be off
 
 
-def shown(values: Iterable[Any]) -> str:
-    """Mean ± half of the 95 % interval over seeds; a dash where one diverged."""
+def shown(values: Iterable[Any], otherwise: str = "diverges") -> str:
+    """Mean ± half of the 95 % interval over seeds; `otherwise` where one is not a number."""
     values = [float(v) for v in values]
     if not np.isfinite(values).all():
-        return "diverges"
+        return otherwise
     mean, low, _ = student(values)
     return f"{number(mean)} ± {number(mean - low)}"
 
@@ -69,8 +69,8 @@ def report_sweep(study: Study, sweeps: Sequence[xr.Dataset], descent, clean, sam
     rate = float(min(sweeps[0]["rate"].values, key=lambda r: abs(r - config["learning_rate"])))
     _figure(study, section, "gap", plot_gap(sweeps, descent, rate),
             f"Left: test error along the runs at η = {rate:g}, mean over seeds. Right: its late mean against T, with "
-            "95 % intervals. What the noise does is to slow the learning of wrong labels.",
-            "Test error falls, then rises as wrong labels are learnt; less so for small batches")  # fmt: skip
+            "95 % intervals over seeds.",
+            "Lines of test error for each batch size and gradient descent, and points of its late mean")  # fmt: skip
     names = ("late_test_error", "late_loss", "sharpness")
     rows = [[mode.replace("_", " "), *(shown(s[n].sel(mode=mode) for s in sampling) for n in names)] for mode in MODES]
     section.table(
@@ -97,22 +97,30 @@ def report_scaling(study: Study, scaling: Sequence[xr.Dataset]) -> None:
         f"η/b = {study.config['scaling_ratio']:g} throughout, so that T, η·steps and epochs are equal. Where only the "
         "SDE mattered every row would be the same.",
     )  # fmt: skip
+    section.text(_where_it_breaks(scaling))
+    _figure(study, section, "scaling", plot_scaling(scaling), "At constant η/b. Right: ηλ_max, a line for each seed.",
+            "Late loss, late test error and the step times the curvature against the batch size")  # fmt: skip
+
+
+def _where_it_breaks(scaling: Sequence[xr.Dataset]) -> str:
     broken = []
     for s in scaling:
         off = np.abs(np.log(s.late_loss.values / s.late_loss.values[0])) > np.log(2)
         off |= ~np.isfinite(s.late_loss.values)
         broken.append(float(s.rate.values[off.argmax()]) if off.any() else np.inf)
-    section.text(
-        "The training loss leaves that of the smallest batch by a factor of two "
-        + ("in no run." if not np.isfinite(broken).any() else
-           f"from η = {', '.join(f'{b:g}' if np.isfinite(b) else 'never' for b in broken)} on, by seed; 2/λ_max at "
-           f"the end of the smallest batch is {shown(2 / float(s.sharpness[0]) for s in scaling)}.")
-    )  # fmt: skip
-    _figure(study, section, "scaling", plot_scaling(scaling), "At constant η/b. Right: ηλ_max, a line for each seed.",
-            "Loss and test error level at small batches and leaving the level at large ones")  # fmt: skip
+    where = [f"η = {rate:g} in {broken.count(rate)}" for rate in sorted(set(broken)) if np.isfinite(rate)]
+    if broken.count(np.inf):
+        where.append(f"at no η in {broken.count(np.inf)}")
+    limit = shown([2 / float(s.sharpness[0]) for s in scaling], "unknown")
+    return (
+        "By seeds, the training loss is first off that of the smallest batch by a factor of two or more at "
+        f"{', '.join(where)} of {len(scaling)}. 2/λ_max at the end of the smallest batch is {limit}."
+    )
 
 
-def report_noise(study: Study, made: Mapping[str, xr.Dataset], sampling: Sequence[xr.Dataset]) -> None:
+def report_noise(
+    study: Study, made: Mapping[str, xr.Dataset], sampling: Sequence[xr.Dataset], test_samples: int
+) -> None:
     """Noise made to order."""
     config = study.config
     section = study.report.section("Noise made to order")
@@ -123,32 +131,31 @@ def report_noise(study: Study, made: Mapping[str, xr.Dataset], sampling: Sequenc
         f"{config['products']} products; isotropic has the trace of D at every step. From the same starts as SGD."
     )
     sgd = [s.isel(mode=0) for s in sampling]
+    keys = ("late_test_error", "late_error", "late_loss", "sharpness", "norm")
+    columns = {"SGD": {key: np.array([float(s[key]) for s in sgd]) for key in keys}}
+    columns |= {name: {key: run[key].values for key in keys} for name, run in made.items()}
+    descent = columns["none"]["late_test_error"]
     rows = [
-        [
-            "SGD",
-            *(
-                shown(s[name] for s in sgd)
-                for name in ("late_test_error", "late_error", "late_loss", "sharpness", "norm")
-            ),
-        ]
-    ]
-    for name, run in made.items():
-        rows.append(
-            [
-                name,
-                *(
-                    shown(run[key].values)
-                    for key in ("late_test_error", "late_error", "late_loss", "sharpness", "norm")
-                ),
-            ]
-        )
+        [name, shown(values["late_test_error"]),
+         "" if name == "none" else shown(descent - values["late_test_error"]),
+         *(shown(values[key]) for key in keys[1:])]
+        for name, values in columns.items()
+    ]  # fmt: skip
     section.table(
-        ["noise", "late test error", "late training error", "late training loss", "λ_max", "|w|"], rows,
-        f"η = {config['learning_rate']:g}, b = {config['batch_size']}; ± is half of the 95 % interval over seeds.",
+        ["noise", "late test error", "below that of none", "late training error", "late training loss", "λ_max", "|w|"],
+        rows,
+        f"η = {config['learning_rate']:g}, b = {config['batch_size']}; ± is half of the 95 % interval over seeds, and "
+        "differences are taken seed by seed.",
     )  # fmt: skip
+    gap = descent - columns["SGD"]["late_test_error"]
+    if [one.verdict for one in gap_sentence(gap, test_samples)] != ["seen"]:
+        section.text(
+            f"SGD is below gradient descent by {shown(gap)}: no gap with 95 % confidence. What would close it is not "
+            "asked in the table of sentences."
+        )
     _figure(study, section, "noises", plot_noises(made, [float(s.late_test_error) for s in sgd]),
             "Late test error of each kind of noise: seeds, their mean and its 95 % interval.",
-            "Dots of test error for SGD and for gradient descent with seven kinds of noise")  # fmt: skip
+            "Dots of test error for SGD and for gradient descent with each kind of noise")  # fmt: skip
 
 
 def report_wells(study: Study, found: Sequence[xr.Dataset]) -> None:
@@ -179,26 +186,34 @@ def report_wells(study: Study, found: Sequence[xr.Dataset]) -> None:
     )  # fmt: skip
     _figure(study, section, "dwell", plot_dwell(found), "Times of paths over exact times, two standard errors each.",
             "Ratios scattered about one")  # fmt: skip
-    raw, seen = (np.array([r.sgd.values[k] for r in found]) for k in (0, 1))
-    error = np.array([r.sgd_error.values[1] for r in found])
-    off = abs(seen.mean() - 1) / (np.sqrt((error**2).sum()) / len(error))
+    off, ratio = _off_the_law(found)
     section.verdict(
         off < _Z,
-        f"SGD on the parabola stays {shown(raw)} times as long as the SDE would; the closed form at the edge that its "
-        f"steps see, R + 0.583 √(2TDη), with the variance of the recursion leaves a ratio of {shown(seen)} ({off:.1f} "
-        f"standard errors from 1; allowed: {_Z:g}).",
+        f"SGD on a parabola with D = cH stays {ratio['of the recursion']} times as long as the recursion's exact law "
+        f"says, {off:.1f} standard errors from 1 (allowed: {_Z:g}); {ratio['of the SDE']} times as long as the SDE "
+        f"would, and {ratio['corrected for steps']} times the closed form at the edge that steps see, R + 0.583 "
+        "√(2TDη), with the variance of the recursion.",
     )
+
+
+def _off_the_law(found: Sequence[xr.Dataset]) -> tuple[float, dict[str, str]]:
+    """How many standard errors the mean exit time of SGD is off that of the recursion; its ratios to all laws."""
+    exact = [run.sel(law="of the recursion") for run in found]
+    error = float(np.sqrt(sum(float(run.exit_error) ** 2 for run in exact)) / len(exact))
+    off = abs(np.mean([float(run.exit) for run in exact]) - 1) / error
+    return float(off), {str(law): shown(run.exit.sel(law=law) for run in found) for law in found[0]["law"].values}
 
 
 def report_radii(study: Study, held: xr.Dataset) -> None:
     """The radius of stability along directions of the network."""
     section = study.report.section("The radius of stability")
+    few = "a power that fewer than three positive h do not give"
     section.text(
         f"Where gradient descent with exact noise ended, along the {held.sizes['direction']} leading eigenvectors v "
         "of H: h, D = vᵀDv, and the radius within which the parabola of curvature h holds the process for the mean "
-        f"time {study.config['time']:g}. Over directions R goes as h to the power {shown(slopes(held, 'radius'))}, D "
-        f"to the power {shown(slopes(held, 'noise'))}; “inversely proportional” would be −1, and D = cH gives 0 but "
-        "for a logarithm."
+        f"time {study.config['time']:g}. Over directions R goes as h to the power "
+        f"{shown(slopes(held, 'radius'), few)}, D to the power {shown(slopes(held, 'noise'), few)}; “inversely "
+        "proportional” would be −1, and D = cH gives 0 but for a logarithm."
     )
     _figure(study, section, "radii", plot_radii(held), "Each seed in a colour of its own.",
             "Radius against curvature on logarithmic axes")  # fmt: skip
@@ -211,9 +226,9 @@ def report_agreement(study: Study, agreed: Mapping[str, Sequence[xr.Dataset]]) -
     for case in CASES:
         for k in (0, -1):
             runs = [run.isel(step=k) for run in agreed[case]]
-            rows.append([case, int(runs[0].step), shown(r.slope for r in runs), shown(r.gap for r in runs),
-                         shown(r.trace_d / r.trace_h for r in runs), shown(r.d_h for r in runs),
-                         shown(r.f_h for r in runs)])  # fmt: skip
+            rows.append([case, int(runs[0].step), shown(r.slope for r in runs), shown((r.gap for r in runs), "–"),
+                         shown((r.trace_d / r.trace_h for r in runs), "–"), shown((r.d_h for r in runs), "–"),
+                         shown((r.f_h for r in runs), "–")])  # fmt: skip
     some = agreed[CASES[0]][0].attrs
     section.table(
         ["labels", "step", "|∇f|", "|D − H|/|H|", "tr D/tr H", "cos(D, H)", "cos(F, H)"], rows,
@@ -221,8 +236,7 @@ def report_agreement(study: Study, agreed: Mapping[str, Sequence[xr.Dataset]]) -
         "and end of training by full batches.",
     )  # fmt: skip
     _figure(study, section, "agreement", plot_agreement(agreed),
-            "Along training, means over seeds. Labels that the model could have drawn itself bring D to H; memorised "
-            "ones take D to 0 faster than H; the squared loss has another scale.",
+            "Along training: means over seeds, with 95 % intervals. The last point is that of the table.",
             "Four panels of cosines and relative differences against steps")  # fmt: skip
 
 
@@ -234,10 +248,14 @@ def report_tasks(study: Study, tasks: Sequence[xr.Dataset], networks: Sequence[x
     known = recognised(np.stack([r["eigenvalues"].values for r in tasks]))
     section.table(
         ["digits", "test error", "training loss", "tr D", "participation", "stable rank"], rows,
-        f"A small network on two digits after {study.config['pair_steps']} steps. By the logarithms of its "
-        f"eigenvalues a pair is known again among {len(PAIRS)} in {shown(known)} of the cases (chance: "
-        f"{1 / len(PAIRS):.3f}).",
+        f"A small network on two digits after {study.config['pair_steps']} steps. An error of 0 ± 0 is none in any "
+        f"seed. By the logarithms of its eigenvalues a pair is known again among {len(PAIRS)} in {shown(known)} of "
+        f"the cases (chance: {1 / len(PAIRS):.3f}).",
     )  # fmt: skip
+    section.text(
+        "Over the pairs, tr D and test error have the rank correlation "
+        f"{shown((ranks(r.trace.values, r.test_error.values) for r in tasks), 'of none, as one of them is constant')}."
+    )
     if networks:
         columns = ("parameters", "test_error", "trace", "participation_ratio", "rank_float32", "rank_float64", "score")
         rows = [
@@ -247,8 +265,8 @@ def report_tasks(study: Study, tasks: Sequence[xr.Dataset], networks: Sequence[x
         section.table(
             ["network", "weights", "test error", "tr D", "participation", "rank, float32", "rank, float64",
              "rank/d + var λ"], rows,
-            "Networks of diffusion-matrix after equal epochs, D in eval mode. tiny-fc is on five classes, the others "
-            "on ten.",
+            "Networks of diffusion-matrix after equal epochs, D in eval mode"
+            + ("; tiny-fc is on five classes." if "tiny-fc" in networks[0]["network"].values else "."),
         )  # fmt: skip
     _figure(study, section, "tasks", plot_tasks(tasks, networks),
             "Leading eigenvalues of D, geometric means over seeds.",

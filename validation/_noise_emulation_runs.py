@@ -188,7 +188,7 @@ def emulated(
         start=own if start is None else start, seed=config["seed"], **more,
     )  # fmt: skip
     marks, last = record_steps(config["time"], rate), late_steps(config["time"], rate)
-    run = trained(descent, int(marks[-1]), np.union1d(marks, last), test, progress)
+    run = trained(descent, np.union1d(marks, last), test, progress)
     values = {name: run[name].values for name in QUANTITIES}
     result = _kept(values, run["step"].values, marks, last, rate)
     result["weights"] = (("seed", "weight"), run["weights"].values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 import sde_sgd as sde
 
@@ -96,8 +97,8 @@ def path_times(case: Mapping[str, Any], paths: int, seed: int) -> NDArray[np.flo
 
 
 def wells(config: Mapping[str, Any], seed: int, progress: Callable[[int, int], object]) -> xr.Dataset:
-    """Over `case`: `exact` log time, `mean` of paths and its `error`; `never` the share of paths that leave a saddle by
-    noise across it alone; `sgd` (edge) mean time of SGD from a parabola over the law.
+    """Over `case`: `exact` log time, `mean` of paths and its `error`; over `law` the `exit` time of SGD from a parabola
+    over each of `sgd_laws`, and its `exit_error`.
     """
     known, found = cases(), []
     for number, case in enumerate(known):
@@ -107,40 +108,67 @@ def wells(config: Mapping[str, Any], seed: int, progress: Callable[[int, int], o
     columns = np.array(found).T
     text = {name: ("case", np.array([case[name] for case in known], dtype=str)) for name in ("place", "noise")}
     numbers = {name: ("case", [case[name] for case in known]) for name in ("out", "across", "along")}
-    ratio, error = sgd_exits(config["paths"], seed)
+    laws, times = sgd_laws(), sgd_exits(config["paths"], seed)
+    law = np.array(list(laws.values()))
+    progress(len(known) + 1, len(known) + 1)
     return xr.Dataset(
         {**dict(zip(("exact", "mean", "error"), (("case", column) for column in columns))),
-         "sgd": ("edge", ratio), "sgd_error": ("edge", error)},
-        {**text, **numbers, "edge": ["of the SDE", "corrected for steps"]},
-        {"never": stays(config["paths"], seed), "temperature": _HOT, "depth": _DEPTH},
+         "exit": ("law", times.mean() / law), "exit_error": ("law", times.std(ddof=1) / math.sqrt(len(times)) / law)},
+        {**text, **numbers, "law": list(laws)}, {"temperature": _HOT, "depth": _DEPTH},
     )  # fmt: skip
 
 
-def stays(paths: int, seed: int) -> float:
-    """The share of paths still within |x| < 1 of the saddle after 20 times the exact time, if no noise has x in it."""
-    case = next(c for c in cases() if c["place"] == "saddle")
-    landscape = _landscape("saddle").with_parameters(h=case["out"], k=case["across"], u=0.0, v=case["other"])
-    step = 0.02 / max(case["out"], case["across"])
-    steps = math.ceil(20 * math.exp(exact_log_time(case)) / step)
-    run = sde.simulate(landscape.at_temperature(_SLAB), (0.0, 0.0), step=step, steps=steps, paths=paths, seed=seed,
-                       scheme="euler_maruyama")  # fmt: skip
-    return float((np.abs(run["x"].values) < 1).mean())
+# SGD on a parabola, D = cH, left where |x| ≥ 2√(Tc) --------------------------------------------------------------
 
 
-def sgd_exits(paths: int, seed: int) -> tuple[list[float], list[float]]:
-    """Mean exit time η·steps of SGD on a parabola with D = cH from |x| < 2√(Tc), over the closed form as given, and at
-    the edge R + 0.583 √(2TDη) with the variance of the recursion; standard errors. The first step outside counts.
+def _parabola() -> tuple[float, float, float]:
+    """(a, T, R): f_k = hx²/2 ± ax has D = a² = cH."""
+    temperature = _RATE / (2 * _BATCH)
+    return math.sqrt(NOISE * FLAT), temperature, 2 * math.sqrt(temperature * NOISE)
+
+
+def sgd_laws() -> dict[str, float]:
+    """Mean exit times η·steps: of the SDE; at the edge R + 0.583 √(2TDη) with the variance of the recursion, ηD/(bh(2 −
+    ηh)); and of the recursion itself.
     """
-    amplitude = math.sqrt(NOISE * FLAT)
+    amplitude, temperature, radius = _parabola()
+    d = amplitude**2
+    shifted = radius + OVERSHOOT * math.sqrt(2 * temperature * d * _RATE)
+    return {
+        "of the SDE": float(slab_exit_time(FLAT, d, temperature, radius)),
+        "corrected for steps": float(slab_exit_time(FLAT, d / (1 - _RATE * FLAT / 2), temperature, shifted)),
+        "of the recursion": recursion_time(),
+    }
+
+
+@cache
+def recursion_time(cells: int = 3001) -> float:
+    """The mean exit time of the recursion from 0, the first step outside counted: m(x) = η + Σ_k p_k m(x′_k) over the
+    b + 1 means that b signs can have, x′_k = (1 − ηh)x − ηaξ_k, m = 0 outside. On a grid, m linear in between.
+    """
+    amplitude, _, radius = _parabola()
+    count = np.arange(_BATCH + 1)
+    jump = _RATE * amplitude * (2 * count / _BATCH - 1)
+    edges = np.linspace(-radius, radius, cells + 1)
+    x = (edges[1:] + edges[:-1]) / 2
+    after = (1 - _RATE * FLAT) * x[:, None] - jump
+    place = (after - x[0]) / (x[1] - x[0])
+    low = np.clip(np.floor(place).astype(int), 0, cells - 2)
+    share = np.clip(place - low, 0.0, 1.0)  # the half cells at the edges are flat
+    weight = binom.pmf(count, _BATCH, 0.5) * (np.abs(after) < radius)
+    steps, row = np.eye(cells), np.arange(cells)[:, None]
+    np.subtract.at(steps, (row, low), weight * (1 - share))
+    np.subtract.at(steps, (row, low + 1), weight * share)
+    return float(np.linalg.solve(steps, np.full(cells, _RATE))[cells // 2])
+
+
+def sgd_exits(paths: int, seed: int) -> NDArray[np.float64]:
+    """Exit times η·steps of SGD, the first step outside counted."""
+    amplitude, _, radius = _parabola()
     parabola = sde.FiniteSum(("x",), "h*x**2/2 + a*s*x", {"s": np.tile([1.0, -1.0], _BATCH)},
                              parameters={"h": FLAT, "a": amplitude}, domain=((-99, 99),), name="parabola")  # fmt: skip
-    temperature = _RATE / (2 * _BATCH)
-    radius = 2 * math.sqrt(temperature * NOISE)
-    shifted = radius + OVERSHOOT * math.sqrt(2 * temperature * NOISE * FLAT * _RATE)
-    seen = NOISE * FLAT / (1 - _RATE * FLAT / 2)  # the recursion's variance is ηD/(bh(2 − ηh))
-    law = [float(slab_exit_time(FLAT, d, temperature, r)) for d, r in ((NOISE * FLAT, radius), (seen, shifted))]
     left, x, first = np.zeros(paths), np.zeros((paths, 1)), 0
-    steps = math.ceil(law[1] / _RATE)
+    steps = math.ceil(recursion_time() / _RATE)
     while not left.all():
         run = sde.sgd(parabola, x, learning_rate=_RATE, batch_size=_BATCH, steps=steps, replicas=paths, save_every=1,
                       seed=seed, first_step=first)  # fmt: skip
@@ -149,6 +177,4 @@ def sgd_exits(paths: int, seed: int) -> tuple[list[float], list[float]]:
         when = np.where(out.any(1), first + 1 + out.argmax(1), 0)
         left = np.where(left > 0, left, when)
         x, first = np.where(left > 0, 0.0, track[:, -1])[:, None], first + steps
-    times = _RATE * left
-    error = times.std(ddof=1) / math.sqrt(paths)
-    return [times.mean() / one for one in law], [error / one for one in law]
+    return _RATE * left

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from ._optimisers_runs import ADAPTIVE
 from ._sentences import Answer
 
 _INF = float("inf")
+_ENTROPY_SGD = "Chaudhari et al. (2017, Entropy-SGD), abstract"
 
 
 def answers(
@@ -22,14 +24,17 @@ def answers(
     across: Sequence[xr.Dataset],
     within: Sequence[xr.Dataset],
     between: xr.Dataset,
+    tuned: xr.Dataset,
+    ranges: Sequence[xr.Dataset],
     cycled: Sequence[xr.Dataset],
     joined: xr.Dataset,
     learnt: Sequence[xr.Dataset],
     least: Sequence[xr.Dataset],
+    tested: int,
 ) -> list[Answer]:
-    """One answer per sentence for which the optimisers were run."""
-    names, seeds = list(ends), range(len(across))
-    found = [*_between(across, within, between, len(seeds))]
+    """One answer per sentence for which the optimisers were run; `tested` samples tell errors apart by one of them."""
+    names, seeds, grain = list(ends), range(len(across)), 1 / tested
+    found = [*_between(across, within, between, len(seeds), grain), _spectrum(ends)]
 
     def over_sgd(name: str, quantity: str) -> list[float]:
         return [float(v) for v in ends[name][quantity] - ends["sgd"][quantity]]
@@ -42,18 +47,19 @@ def answers(
         found.append(Answer(
             "Wilson et al. (2017), §4", "adaptive methods generalise worse than SGD",
             [float(np.mean(v)) for v in zip(*(over_sgd(n, "test_error") for n in present))], (0.0, _INF),
-            measure="test error of " + ", ".join(present) + " less that of SGD",
+            measure="test error of " + ", ".join(present) + " less that of SGD", resolution=grain,
         ))  # fmt: skip
     for name, source in (
-        ("entropy-sgd", "Chaudhari et al. (2017, Entropy-SGD), §1"),
-        ("parle", "Chaudhari et al. (2017, Parle), §1"),
+        ("entropy-sgd", _ENTROPY_SGD),
+        ("parle", "Chaudhari et al. (2017, Parle), abstract"),
     ):
         if name not in names:
             continue
         found.append(Answer(source, f"{name} ends in flatter places than SGD: its largest curvature is smaller",
                             ratio(name, "hessian_top"), (-_INF, 0.0), measure="log ratio of λ_max(H)"))  # fmt: skip
         found.append(Answer(source, f"{name} generalises at least as well as SGD", over_sgd(name, "test_error"),
-                            (-_INF, 0.005), measure="test error less SGD's, half a per cent granted"))  # fmt: skip
+                            (-_INF, 0.005), measure="test error less SGD's, half a per cent granted",
+                            resolution=grain))  # fmt: skip
         wide = [float(v) for v in (ends[name]["local_entropy"] - ends["sgd"]["local_entropy"]).isel(spread=-1)]
         if np.isfinite(wide).all():
             found.append(Answer(
@@ -70,7 +76,35 @@ def answers(
     found.append(Answer("Baldassi et al. (2015)", "solutions in dense regions generalise better than typical ones",
                         flips, (-_INF, 0.0),
                         measure="test error at the largest local entropy over the mean, less 1"))  # fmt: skip
-    return [*found, *_cycles(cycled, joined, seeds), *_least_norm(least, ADAPTIVE)]
+    return [*found, _range(tuned, ranges), *_cycles(cycled, joined, seeds, grain), *_least_norm(least, ADAPTIVE)]
+
+
+def carried(end: xr.Dataset, matrix: str) -> NDArray:
+    """The share of the trace of "hessian" or "noise" that the largest eigenvalues have that are kept, per seed."""
+    return (end[matrix].sum("index") / end[f"{matrix}_trace"]).values
+
+
+def _spectrum(ends: Mapping[str, xr.Dataset]) -> Answer:
+    some = next(iter(ends.values()))
+    errors = [(end["hessian_trace_error"] / end["hessian_trace"]).values for end in ends.values()]
+    return Answer(
+        _ENTROPY_SGD, "where training ends nearly all eigenvalues of H are almost 0, and a few are large",
+        np.mean([carried(end, "hessian") for end in ends.values()], axis=0), (0.5, _INF),
+        measure=f"share of tr H that its {some.sizes['index']} largest eigenvalues have, mean over optimisers",
+        resolution=2 * float(np.mean(errors)),
+    )  # fmt: skip
+
+
+def _range(tuned: xr.Dataset, ranges: Sequence[xr.Dataset]) -> Answer:
+    """The rate chosen for SGD is known to half the way to its neighbours on offer."""
+    offered, rate = np.log(tuned["rate"].values), np.log(tuned.attrs["rate"])
+    width = [np.log(max(run.attrs["high"] / run.attrs["low"], 1.001)) for run in ranges]
+    place = [(rate - np.log(run.attrs["low"])) / w for run, w in zip(ranges, width)]
+    return Answer(
+        "Smith (2017), §3.1", "the best constant rate lies between the bounds that the range test gives", place,
+        (0.0, 1.0), measure="ln(η of SGD/low)/ln(high/low), η the best of those on offer",
+        resolution=float(np.diff(offered).max() / 2 / np.mean(width)) if len(offered) > 1 else 1.0,
+    )  # fmt: skip
 
 
 def _median(parts: Iterable[xr.Dataset], effect) -> list[float]:
@@ -109,7 +143,7 @@ def of_starts(between: xr.Dataset, seeds: int, effect) -> list[float]:
     return pseudo_values(found, seeds)
 
 
-def _between(across, within, between: xr.Dataset, seeds: int) -> list[Answer]:
+def _between(across, within, between: xr.Dataset, seeds: int, grain: float) -> list[Answer]:
     both = [(_kinds(part, True), _kinds(part, False)) for part in across]
     split = all(part.sizes["pair"] for pair in both for part in pair)
 
@@ -131,14 +165,16 @@ def _between(across, within, between: xr.Dataset, seeds: int) -> list[Answer]:
                condition="they are branches of one end", otherwise=of_starts(between, seeds, _excess)),
         Answer("Liao & Poggio (2017)", "between basins the average is worse than the worse of the two",
                of_starts(between, seeds, lambda part: _excess(part, "test_error", "worst")), (0.0, _INF),
-               measure="median test error of the average of two starts' ends less the larger of theirs, jackknife"),
+               measure="median test error of the average of two starts' ends less the larger of theirs, jackknife",
+               resolution=grain),
         Answer("Liao & Poggio (2017)", "the ends of different optimisers from one start average like two basins",
                holds=(0.0, _INF), measure="median test error of the average less the larger of theirs",
+               resolution=grain,
                **by_kind(lambda part: _excess(part, "test_error", "worst"))),
     ]  # fmt: skip
 
 
-def _cycles(cycled: Sequence[xr.Dataset], joined: xr.Dataset, seeds) -> list[Answer]:
+def _cycles(cycled: Sequence[xr.Dataset], joined: xr.Dataset, seeds, grain: float) -> list[Answer]:
     gain = [float(run["test_error"].sel(kind="cyclic") - run["test_error"].sel(kind=["low", "high"]).min())
             for run in cycled]  # fmt: skip
     loops, rises, better = [], [], []
@@ -152,14 +188,15 @@ def _cycles(cycled: Sequence[xr.Dataset], joined: xr.Dataset, seeds) -> list[Ans
     return [
         Answer("Smith (2017), §4", "cyclic rates reach at least the accuracy of constant rates in as many steps",
                gain, (-_INF, 0.005), measure="test error of cycles less the smaller of both ends', half a per cent "
-               "granted"),
+               "granted", resolution=grain),
         Answer("Smith & Topin (2017)", "in a cycle the loss is higher at its large rates, and falls back after",
                loops, (0.0, _INF), measure="log of the loss at the largest rate over that at the end of the cycle"),
         Answer("Smith & Topin (2017)", "ends of consecutive cycles are different minima, with a barrier between",
                rises, (0.0, _INF),
                measure="highest training loss between consecutive cycles' ends less that of the higher end, median"),
         Answer("Smith & Topin (2017)", "averages of the ends of cycles are better than the ends",
-               better, (-_INF, 0.0), measure="median test error of the average less the mean of both"),
+               better, (-_INF, 0.0), measure="median test error of the average less the mean of both",
+               resolution=grain),
     ]  # fmt: skip
 
 

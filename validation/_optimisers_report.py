@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from sde_sgd.study import Study
 
 from . import optimisers_figures as figures
-from ._optimisers_answers import of_starts
-from ._sentences import student
+from ._optimisers_answers import carried, of_starts
+from ._sentences import shown
 
+PUBLISHED = (
+    "--data mnist --directory FOLDER --network small-lenet --epochs 100 --batch-size 128 --curvature-samples 2000"
+)
 Runs = Mapping[tuple[str, int], xr.Dataset]
 _COLUMNS = {
     "train_loss": "training loss", "test_error": "test error", "norm": "|w|", "distance": "|w − w₀|",
@@ -32,13 +35,9 @@ def by_optimiser(names: Sequence[str], runs: Runs, entropies: Sequence[xr.Datase
     return found
 
 
-def cell(values) -> str:
-    """Mean ± half the 95 % interval over seeds."""
-    values = np.asarray(values, float)
-    if not np.isfinite(values).all():
-        return "not settled"
-    mean, low, _ = student(values)
-    return f"{mean:.4g}" if len(values) == 1 else f"{mean:.4g} ± {mean - low:.2g}"
+def cell(values: Iterable[float]) -> str:
+    """Mean ± half the 95 % interval over seeds; where a chain has none, "not settled"."""
+    return shown(values, "not settled")
 
 
 def reproduction(study: Study) -> None:
@@ -49,8 +48,7 @@ def reproduction(study: Study) -> None:
         f"Data: {config['data']}; network {config['network']} without batch norm; batches of "
         f"{config['batch_size']}, reshuffled. Published figures on MNIST and CIFAR are of other data and larger "
         "networks, and nothing here is a comparison with them. The nearest setting that this experiment takes is\n\n"
-        "sde-sgd run optimisers --data mnist --directory FOLDER --network small-lenet --epochs 100 --batch-size 128 "
-        "--curvature-samples 2000"
+        f"sde-sgd run optimisers {PUBLISHED}"
     )
     section.text(
         "All optimisers start from the same weights and see as many mini-batches; each has the learning rate of the "
@@ -75,6 +73,26 @@ def ends_section(study: Study, ends: Mapping[str, xr.Dataset], runs: Runs, tuned
     study.figures["ends"] = figure
     section.figure(figure, "Ends of all optimisers from the same starts; a point per seed, a bar for the mean.",
                    "Four panels of points per optimiser: test error, norm, top curvature and noise trace")  # fmt: skip
+
+
+def spectra_section(study: Study, ends: Mapping[str, xr.Dataset], runs: Runs) -> None:
+    section = study.report.section("Spectra at the ends")
+    some = next(iter(ends.values()))
+    kept, weights = some.sizes["index"], next(iter(runs.values())).sizes["weight"]
+    parts = []
+    for matrix, letter in (("hessian", "H"), ("noise", "D")):
+        shares = {name: carried(end, matrix) for name, end in ends.items()}
+        ranked = sorted(shares, key=lambda name: float(shares[name].mean()))
+        parts.append(f"from {shown(shares[ranked[0]])} ({ranked[0]}) to {shown(shares[ranked[-1]])} ({ranked[-1]}) of "
+                     f"tr {letter}")  # fmt: skip
+    section.text(
+        f"The {kept} largest of {weights} eigenvalues have {' and '.join(parts)}, ± half the 95 % interval over seeds; "
+        "tr H is estimated by random vectors, and negative eigenvalues count in it."
+    )
+    figure = figures.plot_spectra(ends)
+    study.figures["spectra"] = figure
+    section.figure(figure, f"The {kept} largest eigenvalues of H and of D at the ends, means over seeds.",
+                   "Eigenvalues against their rank on a logarithmic axis, a line for each optimiser")  # fmt: skip
 
 
 def flatness_section(study: Study, ends: Mapping[str, xr.Dataset]) -> None:
@@ -150,13 +168,17 @@ def lines_section(
     )
 
 
-def range_section(study: Study, ranges: Sequence[xr.Dataset], cycles: Sequence[xr.Dataset], joined: xr.Dataset) -> None:
+def range_section(
+    study: Study, tuned: xr.Dataset, ranges: Sequence[xr.Dataset], cycles: Sequence[xr.Dataset], joined: xr.Dataset
+) -> None:
     section = study.report.section("Learning-rate range test, and cycles")
-    lows, highs = ([run.attrs[k] for run in ranges] for k in ("low", "high"))
+    lows, highs, others, tops = ([run.attrs[k] for run in ranges] for k in ("low", "high", "loss_low", "loss_high"))
+    inside = sum(low <= tuned.attrs["rate"] <= high for low, high in zip(lows, highs))
     section.text(
-        "Plain SGD while η rises in a straight line. The range for cycles goes from the rate at which a tenth of the "
-        "fall in loss is done to that of the lowest loss (dotted, dashed); the source reads both off the plot of "
-        f"accuracy. Here it is {cell(lows)} to {cell(highs)}."
+        "Plain SGD while η rises in a straight line. As in the source, the range for cycles is read off the test "
+        "accuracy, from where it starts to rise to where that slows: a tenth and nine tenths of the rise (dotted, "
+        f"dashed), {cell(lows)} to {cell(highs)}; off the training loss it would be {cell(others)} to {cell(tops)}. "
+        f"The η that was chosen for SGD, {tuned.attrs['rate']:g}, lies in the range of {inside} of {len(ranges)} seeds."
     )
     figure = figures.plot_range_test(ranges)
     study.figures["range-test"] = figure
@@ -181,7 +203,9 @@ def range_section(study: Study, ranges: Sequence[xr.Dataset], cycles: Sequence[x
 def toys_section(study: Study, valleys: xr.Dataset, task: xr.Dataset, students: Sequence[xr.Dataset]) -> None:
     section = study.report.section("Where everything is known: two valleys and a binary perceptron")
     gap = float(np.abs(valleys["local_entropy"] - valleys["exact"]).max())
-    crossing = np.interp(0.0, valleys["sharp_over_wide"].values, np.log(valleys["gamma"].values))
+    over, scopes = valleys["sharp_over_wide"].values, np.log(valleys["gamma"].values)
+    first = int(np.argmax(over > 0))  # beyond it the difference need not grow
+    crossing = np.interp(0.0, over[first - 1 : first + 1], scopes[first - 1 : first + 1])
     section.verdict(
         gap < 1e-9,
         f"local_entropy of two valleys is the closed form to {gap:.1g}. The sharp valley, deeper by ½, lies higher in "

@@ -212,8 +212,8 @@ def lines(
 def range_test(config: Mapping[str, Any], data: Split, seed: int, progress=lambda done, total: None) -> xr.Dataset:
     """Plain SGD while η rises in a straight line from `range_low` to `range_high`: loss, test accuracy, λ_max by η.
 
-    Smith (2017), §3.3. `low` is the first η at which a tenth of the fall in loss is done, `high` that of the lowest
-    loss, both of the loss smoothed over a tenth of the run; the source reads them off the plot of accuracy.
+    Smith (2017), §3.3. `low` and `high` are the `rate_bounds` of the test accuracy, off whose plot the source reads
+    them; `loss_low` and `loss_high` those of the loss.
     """
     epoch = -(-len(data.inputs) // config["batch_size"])
     steps = config["range_epochs"] * epoch
@@ -229,11 +229,7 @@ def range_test(config: Mapping[str, Any], data: Split, seed: int, progress=lambd
         progress=progress,
     )  # fmt: skip
     at = np.minimum(run["loss_step"].values, steps - 1)
-    window = max(1, len(at) // 10)
-    smooth = np.convolve(np.pad(run["loss"].values, (window // 2, window - 1 - window // 2), mode="edge"),
-                         np.ones(window) / window, mode="valid")  # fmt: skip
-    best = int(smooth.argmin())
-    first = int(np.argmax(smooth <= smooth[0] - 0.1 * (smooth[0] - smooth[best])))
+    bounds = rate_bounds(rates[at], run["test_accuracy"].values), rate_bounds(rates[at], -run["loss"].values)
     curved = np.minimum(run["hessian_eigenvalues_step"].values, steps - 1)
     return xr.Dataset(
         {
@@ -242,8 +238,19 @@ def range_test(config: Mapping[str, Any], data: Split, seed: int, progress=lambd
             "sharpness": ("sharpness_rate", run["hessian_eigenvalues"].values[:, 0]),
         },
         {"rate": rates[at], "sharpness_rate": rates[curved]},
-        {"low": float(rates[at[first]]), "high": float(rates[at[best]])},
+        dict(zip(("low", "high", "loss_low", "loss_high"), (*bounds[0], *bounds[1]))),
     )
+
+
+def rate_bounds(rates: NDArray, values: NDArray) -> tuple[float, float]:
+    """The first rates at which a tenth and nine tenths of the rise of the values from the first to the highest are
+    done, where it starts and where it slows; of values smoothed over a tenth of the run.
+    """
+    window = max(1, len(values) // 10)
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    smooth = np.convolve(padded, np.ones(window) / window, mode="valid")
+    low, high = (int(np.argmax(smooth >= (1 - share) * smooth[0] + share * smooth.max())) for share in (0.1, 0.9))
+    return float(rates[low]), float(rates[high])
 
 
 def cycles(

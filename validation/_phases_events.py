@@ -80,6 +80,7 @@ def quadratic_crossing(
     """The step n*, a real number, at which `quadratic_ratio` falls to 1; 0 if it starts below, ∞ if it stays above.
 
     In one direction n* = ln[(h²x₀² − h²S)/(D/b − h²S)]/(−2 ln|1 − ηh|). At rest SNR² = ηh/(2 − ηh) whatever b.
+    For starts beyond what noise reaches, x_i² ≥ S_i in every direction: then the ratio only falls.
     """
 
     def log_ratio(step: float) -> float:
@@ -119,5 +120,8 @@ def passes(steps: ArrayLike, values: ArrayLike, level: float) -> float:
 
 
 def peak(steps: ArrayLike, values: ArrayLike) -> float:
-    """The step of the largest of `values`."""
-    return float(np.asarray(steps, dtype=float)[int(np.nanargmax(values))])
+    """The step of the largest of `values`; NaN where that is the first or the last, which is the end of the record
+    and no peak.
+    """
+    k = int(np.nanargmax(values))
+    return float(np.asarray(steps, dtype=float)[k]) if 0 < k < np.size(values) - 1 else float("nan")

@@ -11,6 +11,8 @@ from scipy.optimize import minimize_scalar
 from sde_sgd import _checks
 
 LAWS = ("power", "logarithm")
+AHEAD = 0.6  # of the records are fitted where the rest is predicted
+LEAST = 10  # records
 _LARGEST = 3.0  # exponents sought from −3 to 3
 
 
@@ -88,9 +90,9 @@ class Comparison:
     misses: tuple[float, float]
 
 
-def compared(times: ArrayLike, distances: ArrayLike, share: float = 0.6) -> Comparison:
-    """The two laws on one run; `ahead` is fitted to the first `share` of the records."""
-    t, d = _series(times, distances, 10)
+def compared(times: ArrayLike, distances: ArrayLike, share: float = AHEAD) -> Comparison:
+    """The two laws on one run of at least ten records; `ahead` is fitted to the first `share` of them."""
+    t, d = _series(times, distances, LEAST)
     whole = {law: fit(law, t, d) for law in LAWS}
     cut = int(share * len(t))
     first = np.arange(len(t)) < cut

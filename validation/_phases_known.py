@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 import sde_sgd as sde
@@ -19,6 +19,7 @@ from .recording import When, recorder
 
 START, RATE, BATCHES, STEPS = 20.0, 0.1, (1, 4, 16), 60
 WEIGHTS = np.geomspace(0.05, 50, 49)
+UNIT_BINS = 30  # on (−1, 1)
 UNITS = ("tanh", "relu", "linear")
 CHANNEL_NOISES = np.geomspace(0.003, 3, 19)
 CHANNEL_SIZES = (64, 512)
@@ -63,7 +64,8 @@ def quadratic(config: Mapping[str, Any], progress: Progress) -> xr.Dataset:
 def unit_information(activation: str, weight: float, width: float) -> float:
     """H of a(wX) in bins of that width from 0 on both sides, X ~ N(0, 1), exact: I(X;T) of a unit; bits.
 
-    tanh: 2/width bins cover it, so that a large w leaves two; relu and linear: endlessly many, and H grows as log₂ w.
+    tanh: 2/width bins cover it, so that a large w leaves two; relu and linear need endlessly many, and H of
+    the identity grows as log₂ w, that of relu as half of it.
     """
     if activation == "tanh":
         count = max(1, round(1 / width))
@@ -81,21 +83,11 @@ def unit_information(activation: str, weight: float, width: float) -> float:
 
 
 def unit(config: Mapping[str, Any], progress: Progress) -> xr.Dataset:
-    """`unit_information` over (activation, weight); and of tanh in bins that shrink with its own spread (`scaled`)."""
-    width = 2 / config["bins"]
-    found = [[unit_information(name, w, width) for w in WEIGHTS] for name in UNITS]
-    spread = np.array([_tanh_spread(w) for w in WEIGHTS])
+    """`unit_information` over (activation, weight), in bins of which 30 cover tanh."""
+    found = [[unit_information(name, w, 2 / UNIT_BINS) for w in WEIGHTS] for name in UNITS]
     return xr.Dataset(
-        {"information": (("activation", "weight"), found), "spread": ("weight", spread)},
-        coords={"activation": list(UNITS), "weight": WEIGHTS},
+        {"information": (("activation", "weight"), found)}, {"activation": list(UNITS), "weight": WEIGHTS}
     )
-
-
-def _tanh_spread(weight: float) -> float:
-    """√E tanh²(wX), X ~ N(0, 1)."""
-    x = np.linspace(-9, 9, 20_001)
-    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    return float(np.sqrt((np.tanh(weight * x) ** 2 * density).sum() * (x[1] - x[0])))
 
 
 def gaussian_samples(n: int, seed: int) -> NDArray[np.float64]:
@@ -121,9 +113,3 @@ def channel(config: Mapping[str, Any], progress: Progress) -> xr.Dataset:
         {"estimate": (("size", "noise", "estimator"), found), "exact": ("noise", exact)},
         coords={"size": list(CHANNEL_SIZES), "noise": CHANNEL_NOISES, "estimator": list(ESTIMATORS)},
     )
-
-
-def peaked(values: ArrayLike) -> float:
-    """The largest value less the last: what is lost after the peak."""
-    array = np.asarray(values, dtype=float)
-    return float(array.max() - array[-1])

@@ -122,8 +122,11 @@ def followed(
         made |= {"plane_samples": n, "label_entropy": entropy}
         coords |= {"plane_step": when[chosen], "quantity": list(QUANTITIES), "estimator": list(ESTIMATORS)}
     facts = {name: value for name, value in made.items() if name != "hidden"}
-    return xr.Dataset(found, coords, {**facts, "hidden": list(made["hidden"]), "samples": len(data.inputs),
-                                      "weights": run.sizes["weight"], "classes": classes})  # fmt: skip
+    return xr.Dataset(
+        found, coords,
+        {**facts, "hidden": list(made["hidden"]), "samples": len(data.inputs), "test_samples": len(data.test_inputs),
+         "weights": run.sizes["weight"], "classes": classes},
+    )  # fmt: skip
 
 
 def _recorders(when: NDArray[np.int64], size: int, config: Mapping[str, Any]) -> list[Recorder]:

@@ -14,13 +14,14 @@ from .measures_noise import batch_share
 
 Runs = Mapping[str, Sequence[xr.Dataset]]  # by kind: one per seed
 SMOOTH = 5  # records
+AT_CAP = 0.01  # bits
 EVENTS = {
     "loss": "the loss has nine tenths of its fall behind it",
     "fit": "99 % of the training samples are right",
     "sharpness": "λ_max of the Hessian is largest",
-    "memory": "the cosine with w₀ is halfway down",
+    "memory": "the cosine with w₀ is halfway down to its last value",
     "saturation": "half of the final saturation is reached",
-    "compression": "I(X;T), mean over layers, is largest",
+    "compression": "I(X;T) in bins, mean over layers, is largest",
 }
 
 
@@ -42,10 +43,32 @@ def crossing_of(run: xr.Dataset, layer: int | None = None, batch: int | None = N
     return crossing(run["step"].values, smoothed(ratio(run, layer, batch), SMOOTH))
 
 
-def start_and_end(run: xr.Dataset, batch: int | None = None) -> tuple[float, float]:
-    """ln SNR at the start, and its mean over the last tenth of the records."""
-    log = np.log(ratio(run, batch=batch))
-    return float(log[0]), float(log[-max(1, len(log) // 10) :].mean())
+def layers_apart(run: xr.Dataset) -> float:
+    """ln of the latest over the earliest last fall through 1 among the layers; NaN if it comes in none.
+
+    A layer that is never above 1 counts as falling at step 1, one that ends above as at twice the last step: where
+    only some of the layers cross, the number is large.
+    """
+    where = np.array([crossing_of(run, layer).last for layer in range(run.sizes["layer"])])
+    if not ((where > 0) & np.isfinite(where)).any():
+        return float("nan")
+    return float(np.ptp(np.log(np.clip(where, 1.0, 2.0 * float(run["step"].values[-1])))))
+
+
+def drift(run: xr.Dataset, batch: int | None = None) -> float:
+    """Mean of ln SNR over the steps until the loss has nine tenths of its fall behind it; NaN if it does not fall."""
+    steps, end = run["step"].values, falls_to(run["step"].values, run["loss"].values, 0.1)
+    if not end > 0:
+        return float("nan")
+    log, before = np.log(ratio(run, batch=batch)), steps < end
+    values = np.append(log[before], np.interp(end, steps, log))
+    return float(np.trapezoid(values, np.append(steps[before], end)) / end)
+
+
+def late(run: xr.Dataset) -> float:
+    """Mean of ln SNR over the last tenth of the records."""
+    log = np.log(ratio(run))
+    return float(log[-max(1, len(log) // 10) :].mean())
 
 
 def bits(run: xr.Dataset, estimator: str, quantity: str = "inputs") -> NDArray[np.float64]:
@@ -63,12 +86,25 @@ def change(run: xr.Dataset, step: float, estimator: str, quantity: str = "inputs
     return float(bits(run, estimator, quantity)[-1].mean()) - at(run, step, estimator, quantity)
 
 
+def since(kind: str, run: xr.Dataset, tanh: xr.Dataset) -> float:
+    """The step from which on compression is asked for: the last crossing of tanh, SGD, of the same seed; for relu,
+    with another η, where its own loss has nine tenths of its fall behind it. NaN where that does not come.
+    """
+    step = events(run)["loss"] if kind == "relu" else crossing_of(tanh).last
+    return step if np.isfinite(step) else float("nan")
+
+
+def capped(run: xr.Dataset, estimator: str) -> float:
+    """The share of hidden layers whose I(X;T) stands at log₂ n, within 0.01 bits, at the end."""
+    return float((bits(run, estimator)[-1] > np.log2(run.attrs["plane_samples"]) - AT_CAP).mean())
+
+
 def events(run: xr.Dataset) -> dict[str, float]:
     """The steps of EVENTS that this run has; NaN where it does not come to one."""
     steps = run["step"].values
     found = {
         "loss": falls_to(steps, run["loss"].values, 0.1),
-        "fit": passes(steps, run["accuracy"].values, 0.99),
+        "fit": steps_to_fit(run),
         "sharpness": peak(run["sharp_step"].values, run["sharpness"].values),
         "memory": falls_to(steps, run["cosine"].values, 0.5),
     }
@@ -80,19 +116,27 @@ def events(run: xr.Dataset) -> dict[str, float]:
     return found
 
 
-def apart(run: xr.Dataset) -> dict[str, float]:
+def apart(run: xr.Dataset, batch: int | None = None) -> dict[str, float]:
     """ln(step of an event over that of the last fall of the SNR through 1); NaN where one of them is not there."""
-    when = crossing_of(run).last
+    when = crossing_of(run, batch=batch).last
     with np.errstate(divide="ignore", invalid="ignore"):
         return {name: float(np.log(step / when)) if 0 < when < np.inf and step > 0 else float("nan")
                 for name, step in events(run).items()}  # fmt: skip
 
 
+def kept(run: xr.Dataset) -> float:
+    """w·w₀/|w₀|² at the end over that at the crossing: what is left of the start since then; NaN without a crossing."""
+    when, share = crossing_of(run).last, run["projection"].values
+    if not np.isfinite(when):
+        return float("nan")
+    return float(share[-1] / np.interp(np.log1p(when), np.log1p(run["step"].values), share))
+
+
 def growth(run: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Steps and distances from the start, from the end of the first epoch on."""
     steps = run["step"].values
-    late = steps >= max(1, run.attrs["per_epoch"])
-    return steps[late].astype(float), run["distance"].values[late]
+    after = steps >= run.attrs["per_epoch"]
+    return steps[after].astype(float), run["distance"].values[after]
 
 
 def laws(run: xr.Dataset) -> Comparison:

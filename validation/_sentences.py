@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_sgd import _checks
+from sde_sgd.report import number
 
 from ._numbers import from_zero
 
@@ -49,6 +50,15 @@ def student(effect: Effect) -> Interval:
     half = 0.0 if np.ptp(values) == 0 else half  # the mean of equal numbers may round
     return Interval(mean if half else float(values[0]), mean - half if half else float(values[0]),
                     mean + half if half else float(values[0]))  # fmt: skip
+
+
+def shown(values: Iterable[float], missing: str = "–") -> str:
+    """Mean ± half of the 95 % interval over seeds, to four digits; `missing` where a value is not finite."""
+    given = np.array(list(values), dtype=float)
+    if not np.isfinite(given).all():
+        return missing
+    mean, low, _ = student(given)
+    return f"{number(mean)} ± {number(mean - low)}"
 
 
 @dataclass(frozen=True)
@@ -185,8 +195,24 @@ def as_dataset(answers: Sequence[Answer]) -> xr.Dataset:
     return xr.Dataset(words | numbers | effects)
 
 
-def collected(results: Mapping[str, xr.DataTree]) -> xr.Dataset:
-    """The sentences of several experiments, by name, as one Dataset with `experiment` beside each sentence."""
+def collected_sentences(results: Mapping[str, xr.DataTree]) -> xr.Dataset:
+    """The sentences of several experiments as one table, each with the verdict on it.
+
+    Parameters
+    ----------
+    results : {name: DataTree}, a run's `result.nc` as `sde_sgd.results.load` reads it, under the name of its
+        experiment. Those without sentences are left out.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over `sentence`: `experiment`, `source`, `content`, `measure`, `condition`, `verdict`; `mean`, `low` and `high`,
+        the 95 % interval of Student's t over seeds, not narrower than the resolution of the measurement; `effect` and
+        `otherwise`, where the condition is not met, (sentence, seed), NaN beyond the seeds there are.
+
+    Raises ValueError where none of them has sentences. Each verdict stands for itself: no correction is made for their
+    number.
+    """
     parts = []
     for name, tree in results.items():
         if GROUP.strip("/") in tree.children:
@@ -208,7 +234,7 @@ def _given(effect: Effect | None) -> Effect:
     return () if effect is None else effect
 
 
-def _row(number: int, one: Answer) -> list:
+def _row(place: int, one: Answer) -> list:
     mean, low, high = one.interval
     verdict, condition = one.verdict, one.condition
     answer = f"{verdict} {condition}" if verdict == "seen only when" else verdict
@@ -216,5 +242,11 @@ def _row(number: int, one: Answer) -> list:
     effect = one.measure
     if one.otherwise is not None:
         there = one._interval(one.otherwise)
-        effect += f" [otherwise {there.mean:.3g}, {there.low:.3g} to {there.high:.3g}]"
-    return [number, one.source, one.content, answer, effect.strip(), mean, f"{low:.3g} to {high:.3g}", len(one.effect)]
+        effect += f" [otherwise {_short(there.mean)}, {_short(there.low)} to {_short(there.high)}]"
+    return [place, one.source, one.content, answer, effect.strip(), mean, f"{_short(low)} to {_short(high)}",
+            len(one.effect)]  # fmt: skip
+
+
+def _short(value: float) -> str:
+    """To three digits."""
+    return number(float(f"{value:.3g}"))

@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector, parametrize
 from sde_sgd.errors import Diverged
 from sde_sgd.schedules import Cyclic, StepDecay, Trapezoid
 
+from ._walk_floors import LINES, FloorLoss
 from .data import Split, load
 from .networks import network
 from .recording import Recorder, When, recorder
@@ -113,13 +114,14 @@ def walked(
     start: xr.Dataset | None = None,
     share: float = 1.0,
     curvature: bool = True,
+    floors: bool = False,
 ) -> xr.Dataset:
     """One run, recorded, over a `share` of the epochs of the settings; gone on with from `folder` if interrupted.
 
     `batch_size` None is that of the settings, N gradient descent on the mean loss, which takes as many steps as SGD at
     the batch size of the settings; `noise` adds isotropic noise of that deviation to its gradient; `start` is a run
-    whose last weights and running averages this one begins from. A run that diverges has no variables, and
-    attrs["diverged"], the step.
+    whose last weights and running averages this one begins from; `floors` records the loss from floor to floor, of
+    which the step is that of the later one. A run that diverges has no variables, and attrs["diverged"], the step.
     """
     count, size = len(data.inputs), config["batch_size"] if batch_size is None else batch_size
     per_epoch = -(-count // (config["batch_size"] if size == count else size))
@@ -139,10 +141,13 @@ def walked(
             model, data.inputs, data.targets, steps=steps, learning_rate=schedule_of(schedule, rate, steps),
             batch_size=size, sampling="without_replacement" if size == count else "reshuffling",
             weight_decay=config["weight_decay"], seed=seed, test=(data.test_inputs, data.test_targets),
-            recorders=_recorders(config, steps, per_epoch, name, curvature), checkpoint=folder, progress=progress,
+            recorders=_recorders(config, steps, per_epoch, name, curvature, floors), checkpoint=folder,
+            progress=progress,
         ).load()  # fmt: skip
     except Diverged as fault:
         return xr.Dataset(attrs={**facts, "diverged": int(fault.step or 0)})
+    if floors:
+        run = run.isel(floor_loss_step=slice(1, None)).assign_coords(line=list(LINES))  # the first has none before it
     run["end"] = ("weight", parameters_to_vector(model.parameters()).detach().numpy().copy())
     run["end_buffers"] = ("buffer", np.concatenate([b.numpy().ravel().astype(float) for b in model.buffers()]))
     return run.assign_attrs(facts | {"weights": run.sizes["weight"]})
@@ -166,7 +171,7 @@ def epochs_of(config: Mapping[str, Any], name: str) -> int:
     return config["epochs"] if name == "mlp" else config["image_epochs"]
 
 
-def _recorders(config, steps: int, per_epoch: int, name: str, curvature: bool) -> list[Recorder]:
+def _recorders(config, steps: int, per_epoch: int, name: str, curvature: bool, floors: bool) -> list[Recorder]:
     some = When.at(steps=np.unique(np.linspace(0, steps, _RECORDS + 1).astype(int)))
     often = When.every(steps=max(1, steps // config["cosines"]))
     found = [
@@ -176,6 +181,9 @@ def _recorders(config, steps: int, per_epoch: int, name: str, curvature: bool) -
         recorder("segment_loss", When.at(steps=segment_steps(config, steps, per_epoch, name)), points=11,
                  statistics=config["statistics"]),
     ]  # fmt: skip
+    if floors:
+        measure = FloorLoss(11 if name == "mlp" else 7, config["statistics"])  # convolutions are slow
+        found.append(Recorder("floor_loss", When.every(epochs=config["floor_epochs"]), measure, ("line", "place")))
     if curvature:
         few = When.at(steps=np.unique(np.linspace(0, steps, config["curvatures"] + 1).astype(int)))
         found.append(recorder("hessian_eigenvalues", few, count=1, statistics=config["statistics"], tolerance=1e-3))

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ._sentences import Answer
+from ._walk_floors import Joined, joined
 from ._walk_runs import epoch_of
 from ._walk_segments import Segments, segments
 
@@ -59,7 +60,7 @@ def sentences_of(
     """All sentences whose runs were made and did not diverge; fully connected network first, then those of images."""
     found: list[Answer] = []
     for name in config["networks"]:
-        found += _segments_of(runs, name)
+        found += _segments_of(runs, name) + _floors_of(config, runs, name)
     if "mlp" in config["networks"]:
         found += _walls(config, runs, factors) + _descent(runs) + _noise(runs) + _schedules(runs)
     return found + _rest(rest)
@@ -73,9 +74,9 @@ def _answer(section: str, content: str, effect, holds, measure: str, **more) -> 
     return [Answer(source, content, effect.tolist(), holds, measure=measure, **more)]
 
 
-def _of_shares(segments_: Sequence[Segments]) -> float:
-    """3/n of all n steps: with 95 % the share of what was seen in none of them is below that."""
-    return 3.0 / max(1, sum(s.barrier.size for s in segments_))
+def _of_shares(found: Sequence[Segments | Joined]) -> float:
+    """3/n of all n segments: with 95 % the share of what was seen in none of them is below that."""
+    return 3.0 / max(1, sum(one.barrier.size for one in found))
 
 
 def _segments_of(runs: Mapping, name: str) -> list[Answer]:
@@ -105,6 +106,27 @@ def _segments_of(runs: Mapping, name: str) -> list[Answer]:
         *_answer("table of heights, over η²", f"{name}: in the first epoch the height grows faster than the η² of the "
                  "length of a step (published: ln of the ratio 1.8 and 1.5)", ratio[0], (np.log(4.0), _INF),
                  "ln(height at η over height at η/2); ln 4 = 1.386 is η²"),
+    ]  # fmt: skip
+
+
+def _floors_of(config: Mapping[str, Any], runs: Mapping, name: str) -> list[Answer]:
+    """The floor of the valley: barriers on the straight ways from floor to floor, and the iterates above them."""
+    several = [joined(run["floor_loss"].values) for (run,) in finished(runs, name, "sgd")]
+    share = [float(found.barrier.mean()) for found in several]
+    less = [s - float(found.above.mean()) for s, found in zip(share, several)]
+    crossed = [np.log(found.height.mean() / found.rise[found.barrier].mean()) if found.barrier.any() else np.nan
+               for found in several]  # fmt: skip
+    grain = _of_shares(several)
+    apart = "an epoch" if config["floor_epochs"] == 1 else f"{config['floor_epochs']} epochs"
+    return [
+        *_answer("abstract", f"{name}: the floor of the valley has barriers (here: more than a tenth of the straight "
+                 f"ways from floor to floor, {apart} apart, cross one)", share, (0.1, _INF),
+                 "share of segments from floor to floor with a barrier", resolution=grain),
+        *_answer("abstract", f"{name}: above the floor the iterates do not meet its barriers", less, _MORE,
+                 f"share of segments with a barrier, floor to floor less iterate to iterate, {apart} apart",
+                 resolution=grain),
+        *_answer("abstract", f"{name}: the iterates are higher above the floor than its barriers are", crossed, _MORE,
+                 "ln(mean height above the floor over the mean barrier where there is one)"),
     ]  # fmt: skip
 
 
@@ -157,7 +179,7 @@ def _descent(runs: Mapping) -> list[Answer]:
         *_answer("", "so do those of gradient descent at the ninefold step", [cosine(gd) for _, gd in ninefold], _LESS,
                  "E[g·g']/√(E|g|²E|g'|²), second half of the run"),
         *_answer("abstract", "along a run, a flatter place goes with a higher test accuracy", along, _LESS,
-                 "rank correlation of λ_max and test accuracy along SGD"),
+                 "rank correlation of λ_max and test accuracy along SGD", resolution=_of_ranks(plain)),
     ]  # fmt: skip
     against = "abstract; against full batches"
     for step, pairs in (("its own step", plain), ("the ninefold step", ninefold)):
@@ -228,6 +250,12 @@ def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
         return float("nan")
     x, y = (r - r.mean() for r in ranks)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def _of_ranks(pairs: Sequence[tuple]) -> float:
+    """12/(k(k² − 1)): by how much Spearman's correlation of k values changes where two neighbours change places."""
+    counts = [sgd["hessian_eigenvalues"].shape[0] - 1 for sgd, _ in pairs]
+    return max((12.0 / (k * (k**2 - 1)) for k in counts if k > 1), default=0.0)
 
 
 def _ranks(values: NDArray) -> NDArray[np.float64]:

@@ -14,7 +14,8 @@ from torch.nn.utils import vector_to_parameters
 
 import sde_sgd as sde
 
-from ._walk_segments import segments
+from ._walk_floors import joined_on_toy
+from ._walk_segments import ROUNDING, segments
 from .curvature import Curvature
 from .data import digits
 from .gradient_noise import GradientNoise
@@ -24,6 +25,7 @@ from .recording import When, recorder
 from .training import tiny_fc
 
 FLOOR, WALL, RIPPLE = 0.1, 10.0, 0.05
+APART = 100  # steps from one floor to the next that it is joined to
 BATCHES = (8, 32)
 _DECAY = 5e-3  # without it nothing is stationary
 
@@ -34,11 +36,16 @@ def valley(config: Mapping[str, Any], progress: Callable[[int, int], object]) ->
     `variance` of y and `exact_variance`; `ratio` E[g·g']/E|g|² and `exact_ratio`, both exact without ripples, with
     standard errors from 20 blocks of a run, `variance_error` and `ratio_error`;
     `height`, mean over steps, `oracle`, the same by (η²/2)gᵀHg[(a*−½)²+¼], and `gap`, the largest difference of a
-    step's height from that of the parabola through its losses; shares of steps with a floor inside and with a barrier.
+    step's height from that of the parabola through its losses; shares of steps with a floor inside and with a barrier;
+    of segments from floor to floor, APART steps apart, `floor_barrier` and `floor_exact`, the shares with a barrier
+    between the floors that the steps show and along the floor itself, y = 0, `floor_false` and `floor_missed`, those on
+    which only the first or only the second has one, `floor_rise`, the mean barrier, and `above`, the share of those
+    between iterates.
     """
     rates, ripples = np.array([0.02, 0.05, 0.1, 0.15]), np.array([0.0, RIPPLE])
     seeds, steps = config["seeds"], config["valley_steps"]
-    names = ("variance", "variance_error", "ratio", "ratio_error", "height", "oracle", "gap", "interior", "barrier")
+    names = ("variance", "variance_error", "ratio", "ratio_error", "height", "oracle", "gap", "interior", "barrier",
+             "floor_barrier", "floor_exact", "floor_false", "floor_missed", "floor_rise", "above")  # fmt: skip
     found = {name: np.full((len(ripples), len(rates), seeds), np.nan) for name in names}
     wanted = [recorder(name, When.every(steps=1)) for name in ("weights", "gradient_products", "segment_loss")]
     done = 0
@@ -53,7 +60,7 @@ def valley(config: Mapping[str, Any], progress: Callable[[int, int], object]) ->
                     seed=seed,
                 ).isel(weights_step=slice(burnt, None), gradient_products_step=slice(burnt, None),
                        segment_loss_step=slice(burnt, None))  # fmt: skip
-                for name, value in _of_valley(run, rate, ripple == 0).items():
+                for name, value in _of_valley(landscape, run, rate, ripple == 0).items():
                     found[name][i, k, seed] = value
                 done += 1
                 progress(done, len(ripples) * len(rates) * seeds)
@@ -67,7 +74,7 @@ def valley(config: Mapping[str, Any], progress: Callable[[int, int], object]) ->
     )
 
 
-def _of_valley(run: xr.Dataset, rate: float, plain: bool) -> dict[str, float]:
+def _of_valley(landscape: sde.FiniteSum, run: xr.Dataset, rate: float, plain: bool) -> dict[str, float]:
     weights, losses = run["weights"].values, run["segment_loss"].values
     square, (product, one, _) = weights[:, 1] ** 2, run["gradient_products"].values.T
     ratio = product.mean() / one.mean()
@@ -77,6 +84,14 @@ def _of_valley(run: xr.Dataset, rate: float, plain: bool) -> dict[str, float]:
         "ratio": float(ratio), "ratio_error": _error(product - ratio * one) / float(one.mean()),
         "height": float(what.height.mean()), "interior": float(what.interior.mean()),
         "barrier": float(what.barrier.mean()),
+    }  # fmt: skip
+    floors, exact = joined_on_toy(landscape, weights, losses[:-1], APART)
+    there = exact > ROUNDING
+    found |= {
+        "floor_barrier": float(floors.barrier.mean()), "floor_exact": float(there.mean()),
+        "floor_false": float((floors.barrier & ~there).mean()), "floor_missed": float((there & ~floors.barrier).mean()),
+        "above": float(floors.above.mean()),
+        "floor_rise": float(floors.rise[floors.barrier].mean()) if floors.barrier.any() else 0.0,
     }  # fmt: skip
     if plain:
         gradient, h = (weights[:-1] - weights[1:]) / rate, np.array([FLOOR, WALL])

@@ -120,9 +120,9 @@ def load(
         samples = _checks.whole("samples", samples, 1, len(split.inputs), "that many are there to train on")
         split = split._replace(inputs=split.inputs[:samples], targets=split.targets[:samples])
     if images is not None:  # of the samples that are left
-        train, test = (torch.from_numpy(of[at.numpy()]).to(dtype).div_(255.0)
-                       for of, at in zip(images, (split.inputs, split.test_inputs)))  # fmt: skip
-        split = split._replace(inputs=train, test_inputs=test)
+        grey = (torch.from_numpy(of[at.numpy()]).to(dtype).div_(255.0)
+                for of, at in zip(images, (split.inputs, split.test_inputs)))  # fmt: skip
+        split = split._replace(inputs=next(grey), test_inputs=next(grey))
     if size is not None:
         split = split._replace(inputs=_pooled(split.inputs, size), test_inputs=_pooled(split.test_inputs, size))
     if name not in ("digits", "mnist", "teacher-student"):

@@ -13,7 +13,7 @@ def diagnose(
     data: Annotated[str, typer.Option(help="A data set by name: digits, wine, mnist, …")],
     learning_rate: Annotated[float, typer.Option(help="η")],
     batch_size: Annotated[int, typer.Option(help="b")],
-    directory: Annotated[Path | None, typer.Option(help="Folder of the files of data that are read from files.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder of data that are read from files.")] = None,
     size: Annotated[int | None, typer.Option(help="Side to which images are pooled. (default: their own)")] = None,
     classes: Annotated[str | None, typer.Option(metavar="0,1,…", help="Labels to keep. (default: all)")] = None,
     samples: Annotated[int | None, typer.Option(help="Training samples used. (default: all)")] = None,

@@ -23,7 +23,7 @@ from ._equilibrium_report import (
     report_weights,
 )
 from ._equilibrium_runs import STARTS, balanced, mixed, relaxing, slowly, walked
-from ._equilibrium_sentences import sentences_of
+from ._equilibrium_sentences import ASKED, sentences_of
 from ._sentences import sentences_section
 from .data import IMAGES, require_folder
 
@@ -35,9 +35,9 @@ _LADDERS = ("distances-own", "distances-one", "walked")  # lists of one per ηλ
 
 
 def perform(study: Study) -> None:
-    """A network whose loss depends on the directions of its weights alone, trained with weight decay λ: full-batch
-    descent never comes to rest, the norm settles where decay and noise balance, and what is forgotten within about
-    1/(ηλ) steps is the function, as ensembles of three schedules that end with one ηλ tell, not the weights.
+    """A network whose loss depends on the directions of its weights alone, trained with weight decay λ: whether
+    full-batch descent comes to rest, where the norm settles, and what is forgotten within some 1/(ηλ) steps, the
+    function, as ensembles of three schedules that end with one ηλ tell, or the weights.
     """
     config = study.config
     threads = torch.get_num_threads()
@@ -66,12 +66,13 @@ def all_runs(study: Study) -> dict[str, list]:
             found[name].append(study.stage("equilibrium", f"{name}-{seed}", partial(run, config, seed)))
         ladders: dict[str, list] = {name: [] for name in _LADDERS}
         for place in range(len(config["intrinsic"])):
+            ends: dict[str, Any] = {}
             for starts in STARTS:
                 key = f"{starts}-{place}-{seed}"
-                one = study.stage("equilibrium", f"mixed-{key}", partial(mixed, config, place, starts, seed))
-                apart = partial(distances, config, seed, one)
+                ends[starts] = study.stage("equilibrium", f"mixed-{key}", partial(mixed, config, place, starts, seed))
+                apart = partial(distances, config, seed, ends[starts])
                 ladders[f"distances-{starts}"].append(study.stage("equilibrium", f"distances-{key}", apart))
-            along = partial(walked, config, place, seed, one)  # from one start
+            along = partial(walked, config, place, seed, ends["one"], ends["own"])
             ladders["walked"].append(study.stage("equilibrium", f"walked-{place}-{seed}", along))
         for name, several in ladders.items():
             found[name].append(several)
@@ -95,19 +96,33 @@ def _setting(study: Study) -> None:
         "16,32,64,64 --batch-size 128 --replicas 500 (the widths are ours). Figures on other data are no comparison "
         "with the source's."
     )
+    section.text(f"“{ASKED}” marks a question about what the source measures, in no wording of its own.")
 
 
 def _check(config: Mapping[str, Any]) -> None:
     require_folder(config["data"], config["directory"])
-    ladder = config["intrinsic"]
+    ladder, spacing = config["intrinsic"], config["spacing"]
     if len(set(ladder)) < len(ladder) or len(ladder) < 2:
         raise ValueError(f"intrinsic must be at least two distinct values of ηλ, got {ladder}: one has no exponent")
     if config["walkers"] > config["replicas"]:
         raise ValueError(f"{config['walkers']} walkers are taken from {config['replicas']} replicas: take fewer")
     if config["average"] > config["walkers"]:
         raise ValueError(f"averages of {config['average']} replicas need as many walkers, not {config['walkers']}")
-    if config["time"] < 2 * config["spacing"]:
-        raise ValueError(f"time must be at least twice the spacing {config['spacing']}, got {config['time']}")
+    if config["time"] < 1 + spacing:
+        raise ValueError(
+            f"time = {config['time']:g}: states are saved closely up to 1/(ηλ) and then every spacing = {spacing:g}; "
+            f"take at least {1 + spacing:g}"
+        )
+    if config["average"] > round(config["walk_time"] / spacing):
+        raise ValueError(
+            f"averages of {config['average']} states {spacing:g}/(ηλ) apart need a walk_time of "
+            f"{config['average'] * spacing:g}, not {config['walk_time']:g}"
+        )
+    for name in ("batch_size", "reference", "descent_samples"):
+        if 0 < config["samples"] < config[name]:
+            raise ValueError(
+                f"{name} = {config[name]} of samples = {config['samples']}: ask for no more than there are"
+            )
 
 
 EXPERIMENT = Experiment(
@@ -115,26 +130,26 @@ EXPERIMENT = Experiment(
     perform,
     {
         "data": Setting("digits", "the data set", choices=IMAGES),
-        "directory": Setting("", "folder of the files of mnist, cifar-10 and cifar-100"),
+        "directory": Setting("", "folder of the files of data that are no digits"),
         "samples": Setting(0, "of the training part; 0 is all", 0, 10**6),
         "network": Setting("connected", "its layers", choices=("connected", "convolutional")),
         "widths": Setting((16, 16), "hidden units or channels", 2, 4096),
         "gain": Setting(4.0, "of the fixed last layer", 0.1, 100.0),
-        "seeds": Setting(3, "repetitions with other splits, starts and batches", 1, 20),
+        "seeds": Setting(5, "repetitions with other splits, starts and batches", 1, 20),
         "seed": Setting(0, "the first of them", 0, 2**20),
         "intrinsic": Setting((0.02, 0.01, 0.005), "ηλ of the ensembles", 1e-5, 0.12),
         "weight_decay": Setting(0.1, "λ of the steady schedule; η = ηλ/λ", 1e-6, 10.0),
         "batch_size": Setting(32, "b, drawn with replacement", 8, 4096),
         "replicas": Setting(160, "networks of an ensemble", 8, 10_000),
         "before": Setting(2.0, "with another ηλ, in 1/ηλ steps", 0.01, 1000.0),
-        "time": Setting(4.0, "with the same ηλ, in 1/ηλ steps", 0.5, 1000.0),
+        "time": Setting(4.0, "with the same ηλ, in 1/ηλ steps", 1.0, 1000.0),
         "spacing": Setting(0.25, "between the states that are looked at, in 1/ηλ steps", 0.01, 10.0),
-        "points": Setting(120, "test inputs whose labels are followed", 4, 10_000),
+        "points": Setting(200, "test inputs whose labels are followed", 4, 10_000),
         "reference": Setting(256, "training inputs whose statistics normalise the test inputs", 16, 10_000),
         "mixed_below": Setting(0.002, "squared distance of ensembles that count as mixed", 1e-6, 1.0),
         "permutations": Setting(199, "of the null of the distance", 19, 9999),
         "walkers": Setting(64, "replicas that go on from equilibrium", 4, 10_000),
-        "walk_time": Setting(4.0, "of theirs, in 1/ηλ steps", 0.5, 1000.0),
+        "walk_time": Setting(4.0, "of theirs, in 1/ηλ steps", 2.0, 1000.0),
         "average": Setting(8, "states whose weights are averaged", 2, 1000),
         "slow_factor": Setting(100.0, "by which the learning rate is smaller", 2.0, 1e4),
         "slow_time": Setting(2.0, "of the small learning rate, in its 1/ηλ steps", 0.1, 100.0),
@@ -143,14 +158,15 @@ EXPERIMENT = Experiment(
         "descent_samples": Setting(200, "of gradient descent", 16, 10**6),
         "descent_learning_rate": Setting(0.5, "η of gradient descent", 1e-4, 100.0),
         "descent_weight_decay": Setting(0.01, "λ of gradient descent", 1e-5, 1.0),
-        "toy_steps": Setting(4000, "on x²/(x² + y²)", 100, 10**6),
+        "toy_steps": Setting(4000, "on x²/(x² + y²)", 400, 10**6),
         "same_steps": Setting(40, "over which equal runs are compared", 5, 400),
         "float_type": Setting("float32", "of the ensembles", choices=("float32", "float64")),
         "compile": Setting(False, "compile the ensembles; pays for networks larger than these"),
     },
     quick={
-        "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 24, "points": 60, "mixed_below": 0.005,
-        "slow_factor": 5.0, "slow_replicas": 4, "descent_steps": 1000, "toy_steps": 1000, "same_steps": 20,
+        "seeds": 3, "intrinsic": [0.03, 0.015], "replicas": 48, "walkers": 24, "points": 60, "mixed_below": 0.005,
+        "slow_factor": 5.0, "slow_replicas": 4, "descent_steps": 1000,
+        "descent_weight_decay": 0.02, "toy_steps": 1000, "same_steps": 20,
     },
     check=_check,
 )  # fmt: skip

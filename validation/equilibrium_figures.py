@@ -54,8 +54,9 @@ def plot_descent(toy: xr.Dataset, run: xr.Dataset) -> Figure:
     panels[0, 0].set(title="x²/(x² + y²)", ylabel="r² / unstable below", ylim=(0, 11))
     panels[0, 0].legend(loc="upper right", fontsize=7.5)
     panels[1, 0].set(xlabel="step", ylabel="|∇L|")
-    panels[0, 1].set(title="digits, the whole batch", ylabel="loss")
+    panels[0, 1].set(title=f"the network, all of {run.attrs['samples']} samples", ylabel="loss")
     panels[1, 1].set(xlabel="step", ylabel="η λ_max / 2(1 − ηλ)")
+    _numbers(panels[1, 1])
     return figure
 
 
@@ -69,7 +70,13 @@ def plot_norm(balanced: Sequence[xr.Dataset], relaxing: xr.Dataset) -> Figure:
     left, right = figure.subplots(1, 2)
     for k, (steps, seen, wanted) in enumerate(gamma_courses(relaxing)):
         left.semilogy(steps, seen, "o", color="C0", ms=2.6, label="replicas" if not k else None)
-        left.semilogy(steps, wanted, color="C1", lw=1.1, label="dγ/dt = −4λ_eγ + 2 Tr Σ̄" if not k else None)
+        left.semilogy(
+            steps,
+            wanted,
+            color="C1",
+            lw=1.1,
+            label=r"$d\gamma/dt = -4\lambda_e\gamma + 2\,\mathrm{Tr}\,\bar{\Sigma}$" if not k else None,
+        )
     left.set(xlabel="step", ylabel="γ = |w|⁴/η²")
     left.legend()
     x = balanced[0]["intrinsic"].values
@@ -90,20 +97,21 @@ def plot_mixing(ladders: Sequence[Sequence[xr.Dataset]]) -> Figure:
     """How ensembles of three schedules meet: squared distance and ℓ₁ against t·ηλ, and the time to mix against 1/(ηλ).
 
     Left: means over seeds at each ηλ. Middle: the first seed at the smallest ηλ, over the band of the exchanges.
-    Right: one point a seed, over a line of slope 1.
+    Right: one point a seed, in two senses of time, over lines of slope 1 through their geometric means.
     """
     figure = new_figure(10.6, 3.5)
     left, middle, right = figure.subplots(1, 3)
+    highest = 0.0
     for k, several in enumerate(zip(*ladders)):
         x = several[0].attrs["intrinsic"]
         curve = np.mean([one["squared"].mean("pair").values for one in several], 0)
         time = several[0]["step"].values * x
-        left.semilogy(time, np.where(curve > 0, curve, np.nan), "o-", ms=2.4, lw=0.9, label=f"ηλ = {x:g}")
-        times = [mixing_times(one)["level"] for one in several]
-        right.loglog(np.full(len(times), 1 / x), times, "o", ms=4, color=f"C{k}")
+        left.semilogy(time, np.where(curve > 0, curve, np.nan), "o-", ms=2.4, lw=0.9, color=f"C{k}",
+                      label=f"ηλ = {x:g}")  # fmt: skip
+        highest = max(highest, float(curve.max()))
     level = ladders[0][0].attrs["level"]
     left.axhline(level, color=MUTED, ls="--", lw=0.8)
-    left.set(xlabel="steps · ηλ", ylabel="squared distance", ylim=(level / 10, 1.0))
+    left.set(xlabel="steps · ηλ", ylabel="squared distance", ylim=(level / 10, 2 * max(highest, level)))
     left.legend(fontsize=7.5)
     one = min(ladders[0], key=lambda found: found.attrs["intrinsic"])
     time = one["step"].values * one.attrs["intrinsic"]
@@ -112,18 +120,30 @@ def plot_mixing(ladders: Sequence[Sequence[xr.Dataset]]) -> Figure:
     middle.set(xlabel="steps · ηλ", ylabel="ℓ₁ of predicted labels", title=f"ηλ = {one.attrs['intrinsic']:g}")
     middle.set_ylim(0, None)
     middle.legend(fontsize=7.5)
-    x = np.array([1 / one.attrs["intrinsic"] for one in ladders[0]])
-    scaled = [mixing_times(one)["level"] * one.attrs["intrinsic"] for ladder in ladders for one in ladder]
-    centre = np.mean([np.log(v) for v in scaled if v > 0] or [0.0])
-    right.loglog(x, np.exp(centre) * x, color=MUTED, ls="--", lw=0.9, label="slope 1")
-    right.set(xlabel="1/(ηλ)", ylabel=f"steps to a squared distance of {level:g}")
-    right.legend()
+    _times(right, ladders, "level", f"to {level:g}", "o", "C0")
+    _times(right, ladders, "integral", "integral", "s", "C1")
+    right.set(xscale="log", yscale="log", xlabel="1/(ηλ)", ylabel="steps to mix")
+    _marks(right, np.array([1 / one.attrs["intrinsic"] for one in ladders[0]]))
+    _numbers(right)
+    right.legend(fontsize=7.5)
     return figure
+
+
+def _times(ax: Axes, ladders: Sequence[Sequence[xr.Dataset]], sense: str, label: str, mark: str, colour: str) -> None:
+    """Mixing times, one point a seed, and a line of slope 1 through their geometric mean; those there are."""
+    found = [(1 / one.attrs["intrinsic"], mixing_times(one)[sense]) for ladder in ladders for one in ladder]
+    x, times = np.array([pair for pair in found if pair[1] > 0]).reshape(-1, 2).T
+    ax.plot(x, times, mark, ms=4, color=colour, label=label)
+    if len(x):
+        line = np.array([x.min(), x.max()])
+        ax.plot(line, line * np.exp(np.mean(np.log(times / x))), color=colour, ls="--", lw=0.9)
 
 
 @styled
 def plot_weights(ladders: Sequence[Sequence[xr.Dataset]]) -> Figure:
-    """Left E|w_{T+Δ} − w_T|²/2E|w|², dashed tr S/E|w|² of replicas; right test errors of averaged weights."""
+    """Left E|w_{T+Δ} − w_T|²/2E|w|², dashed tr S/E|w|² of replicas; right test errors of averaged weights: within a
+    run, across runs of one start, across runs with starts of their own.
+    """
     figure = new_figure(8.2, 3.5)
     left, right = figure.subplots(1, 2)
     for k, several in enumerate(zip(*ladders)):
@@ -137,15 +157,16 @@ def plot_weights(ladders: Sequence[Sequence[xr.Dataset]]) -> Figure:
     left.set(xlabel="Δ · ηλ", ylabel="|w(T + Δ) − w(T)|² / 2|w|²", ylim=(0, 1.05))
     left.legend(fontsize=7.5)
     x = np.array([one.attrs["intrinsic"] for one in ladders[0]])
-    kinds = (("single states", "error", MUTED, 0.94), ("mean within a run", "error_within", "C0", 1.0),
-             ("mean across runs", "error_across", "C1", 1.06))  # fmt: skip
+    kinds = (("single states", "error", MUTED, 0.94), ("mean within a run", "error_within", "C0", 0.98),
+             ("mean across runs", "error_across", "C1", 1.02),
+             ("mean across starts", "error_strangers", "C3", 1.06))  # fmt: skip
     for label, name, colour, shift in kinds:
         found = np.array([[float(one[name].mean()) for one in ladder] for ladder in ladders]).T
         _bars(right, x * shift, found, colour, label)
-    right.set(xscale="log", xlabel="ηλ", ylabel="test error")
+    right.set(xscale="log", yscale="log", xlabel="ηλ", ylabel="test error")
     _marks(right, x)
-    right.set_ylim(0, None)
-    right.legend(fontsize=7.5)
+    _numbers(right)
+    right.legend(fontsize=7.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
@@ -160,6 +181,7 @@ def plot_slow(runs: Sequence[xr.Dataset]) -> Figure:
         ax.fill_between(time, found.min(0), found.max(0), color=f"C{k}", alpha=0.2, lw=0)
         ax.semilogy(time, found.mean(0), "o-", ms=2.6, lw=1.0, color=f"C{k}", label=str(arm))
     ax.set(xlabel="steps · ηλ, of the small rate", ylabel="test error")
+    _numbers(ax)
     ax.legend()
     return figure
 
@@ -173,5 +195,14 @@ def _bars(ax: Axes, x: np.ndarray, found: np.ndarray, colour: str, label: str) -
 
 def _marks(ax: Axes, values: np.ndarray) -> None:
     """The values themselves as marks of a logarithmic axis."""
-    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.set_xticks(values, [f"{value:.3g}" for value in values])
     ax.minorticks_off()
+
+
+def _numbers(ax: Axes) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of the logarithmic ordinate."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.yaxis.set_minor_locator(NullLocator())

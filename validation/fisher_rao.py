@@ -87,11 +87,12 @@ def _by_homogeneity(losses: SampleLosses, loss: Callable, labels: str, degree: i
         for chunk in losses.chunks(4):
             outputs = losses.outputs(losses.parameters, chunk)
             expected = _FACTOR**degree * outputs
-            gap = (losses.outputs(scaled, chunk) - expected).abs().max() / expected.abs().max()
-            if not gap <= _ROUNDING.get(losses.dtype, 1e-2):
+            size = expected.abs().max()
+            gap = (losses.outputs(scaled, chunk) - expected).abs().max()
+            if not gap <= _ROUNDING.get(losses.dtype, 1e-2) * size:  # both are 0 at w = 0
                 raise ValueError(
                     f"the outputs at {_FACTOR:g} w are not {_FACTOR:g}^{degree} times those at w (off by "
-                    f"{float(gap):.2g} "
+                    f"{float(gap / size):.2g} "
                     "of the largest): they have no such degree, as with biases or batch norm; leave degree out"
                 )
             targets = losses.targets[chunk]

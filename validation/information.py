@@ -50,7 +50,10 @@ def mutual_information(joint: ArrayLike) -> float:
 
 
 def gaussian_information(covariance: ArrayLike, noise: float) -> float:
-    """I(X; X + σZ) = ½ log₂ det(1 + S/σ²), exact, of X ~ N(·, S) (d, d), or a variance, and σ = `noise`; bits."""
+    """I(X; X + σZ) = ½ log₂ det(1 + S/σ²), exact, of X ~ N(·, S) (d, d), or a variance, and σ = `noise`; bits.
+
+    ValueError for σ = 0, where it is infinite, and for S that is no covariance. Shannon (1948).
+    """
     s = _checks.finite_array("covariance", covariance)
     s = s.reshape(1, 1) if s.ndim == 0 else s
     _checks.semidefinite("covariance", s)
@@ -63,7 +66,8 @@ def plug_in_information(x: ArrayLike, y: ArrayLike, correction: str = "none") ->
 
     Its mean exceeds the truth by (K_xy − K_x − K_y + 1)/(2n ln 2) to leading order, K the numbers of symbols that can
     occur; correction="miller-madow" takes that off for the K that do occur (Miller 1955), which is too little where
-    many symbols were never seen. At most log₂ n. ValueError for arrays of different length.
+    many symbols were never seen. Uncorrected it is at most log₂ n; the correction is not held to that, and adds to it
+    where symbols hardly repeat. ValueError for arrays of different length.
     """
     _checks.choice("correction", correction, ["none", "miller-madow"])
     (one, kinds_x), (two, kinds_y) = _codes("x", x), _codes("y", y)
@@ -91,6 +95,8 @@ def binned_information(
 
     Tishby's group binned so (Shwartz-Ziv & Tishby 2017). To tell the width of bins from the network, compare with
     `kernel_information`, and with activations in units of their own spread.
+
+    ValueError for fewer than two bins, bounds that do not increase, labels of other samples.
     """
     values, (codes, kinds) = _samples(hidden, labels)
     bins = _checks.whole("bins", bins, 2)
@@ -114,12 +120,11 @@ def kernel_information(hidden: ArrayLike, labels: ArrayLike, *, noise: float) ->
         −(1/n)Σᵢ log₂ (1/n)Σⱼ e^{−|hᵢ−hⱼ|²/8σ²}  ≤  I(X;T)  ≤  −(1/n)Σᵢ log₂ (1/n)Σⱼ e^{−|hᵢ−hⱼ|²/2σ²}  ≤  log₂ n,
 
     and for I(Y;T) = I(X;T) − Σ p(y) I(X;T|Y=y) the bounds that follow, within 0 and H(Y). True bounds for the n
-    samples (Kolchinsky & Tracey 2017, by the distances of
-    Bhattacharyya and of Kullback and Leibler). Of the
-    population of X they are none: its information may exceed log₂ n, and then neither sees it.
+    samples (Kolchinsky & Tracey 2017, by the distances of Bhattacharyya and of Kullback and Leibler). Of the population
+    of X they are none: its information may exceed log₂ n, and then neither sees it.
 
     hidden : (n, units), labels : (n,), noise : σ > 0 in the units of `hidden`, a choice as the width of bins is.
-    O(n² units); pairs beyond the memory are refused.
+    O(n² units). ValueError for σ ≤ 0, labels of other samples, and pairs beyond the memory.
     """
     values, (codes, kinds) = _samples(hidden, labels)
     sigma = _checks.positive("noise", noise, "without noise every sample is told apart: log₂ n")
@@ -146,6 +151,8 @@ def sampled_information(
 
     Unbiased for the n samples; brackets are the mean ± 1.96 standard errors of `draws` ≥ 2 of T for each sample. The
     mean, their middle, never exceeds the cap; the ends may, and may fall below 0. O(draws n² units).
+
+    ValueError for σ ≤ 0, one draw, labels of other samples, and pairs beyond the memory.
     """
     values, (codes, kinds) = _samples(hidden, labels)
     sigma = _checks.positive("noise", noise)

@@ -40,22 +40,33 @@ def perform(study: Study) -> None:
     run = study.stage("trajectory", "run", lambda progress: long_run(study, data, pilot, progress))
     bands = study.stage("trajectory", "surrogates", lambda progress: _bands(study.config, pilot, run, progress))
     tests = study.stage("trajectory", "tests", lambda progress: current_and_peaks(study.config, pilot, run))
+    smooth = study.stage("trajectory", "smooth", lambda progress: smooth_twin(study.config, data, progress))
     published_section(study, pilot, run, bands)
-    current_section(study, run, tests)
+    current_section(study, run, tests, smooth)
     peaks_section(study, tests)
 
 
 # What is computed ------------------------------------------------------------------------------------------------
 
 
-def pilot_run(config: Mapping[str, Any], data: Split, progress=lambda done, total: None) -> xr.Dataset:
+def _network(config: Mapping[str, Any], smooth: bool) -> nn.Sequential:
+    """tiny-fc from the seed; smooth: with tanh in place of ReLU, the same weights."""
+    model = tiny_fc(seed=config["seed"])
+    if smooth:
+        model[2] = nn.Tanh()
+    return model
+
+
+def pilot_run(
+    config: Mapping[str, Any], data: Split, progress=lambda done, total: None, smooth: bool = False
+) -> xr.Dataset:
     """Burn-in at its own learning rate, then a pilot at that of the run, whose mean w̄ has the linear theory.
 
     ``start`` (weight), weights at the pilot's end; ``mean`` w̄; ``curvature`` (weight), eigenvalues of H + λ at w̄,
     descending, ``noise`` the diagonal of D in H's eigenvectors, ``directions`` (direction, weight) the leading ones
     and ``direction_noise`` D among them; here D is b times the covariance of a batch's gradient, as it is drawn.
     """
-    model = tiny_fc(seed=config["seed"])
+    model = _network(config, smooth)
     hot = _walker(model, data, config, config["burn_in_learning_rate"], 2 * config["seed"])
     hot.run(config["burn_in_epochs"] * hot.steps_per_epoch)
     progress(1, 3)
@@ -103,9 +114,7 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
     ``gradient`` (snapshot) |∇f|/√d with the weight decay.
     """
     config = study.config
-    model = tiny_fc(seed=config["seed"])
-    vector_to_parameters(torch.from_numpy(pilot["start"].values.copy()), model.parameters())
-    walker = _walker(model, data, config, config["learning_rate"], 2 * config["seed"] + 1)
+    walker = _from_pilot(config, data, pilot)
     kept = Snapshots(study.work("trajectory"), walker, config["epochs"], config["every"], pilot["directions"].values)
     kept.run(config["chunk"], lambda done, total: progress(0.8 * done, total))
     weights = kept.weights
@@ -116,11 +125,10 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
     shown = chosen_weights(config, weights.shape[1], pilot)
     state, losses = kept.projections
     rows = np.unique(np.linspace(0, len(weights) - 1, min(config["gradients"], len(weights))).round().astype(int))
+    model = _network(config, smooth=False)
     gradients = [_gradient(model, data, weights[row], config["weight_decay"]) for row in rows]
-    rate, every = config["learning_rate"], config["every"]
     found = xr.Dataset(
         {
-            "state": (("replica", "time", "variable"), state[None]),
             "spectrum_mean": ("frequency", power.mean(axis=1)),
             "spectrum_std": ("frequency", power.std(axis=1)),
             "autocorrelation_mean": ("lag", correlation[:, moving].mean(axis=1)),
@@ -132,16 +140,41 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
             "loss": ("block", [part.mean() for part in np.array_split(losses, min(100, len(losses)))]),
             "second_half_mean": ("weight", weights[len(weights) // 2 :].mean(axis=0)),
         },
-        coords={
-            "time": rate * every * np.arange(1, len(state) + 1),
-            "variable": [f"direction_{k}" for k in range(state.shape[1])],
-            "frequency": frequency,
-            "lag": lags,
-        },
-        attrs={**walker.settings, "moving_weights": int(moving.sum()), "every": every, "time_unit": "η × steps"},
+        coords={"frequency": frequency, "lag": lags},
+        attrs={**walker.settings, "moving_weights": int(moving.sum()), "every": config["every"]},
     )
     progress(1, 1)
-    return found
+    return found.merge(_projected(config, state), combine_attrs="no_conflicts")
+
+
+def smooth_twin(config: Mapping[str, Any], data: Split, progress: Callable[[float, float], object]) -> xr.Dataset:
+    """`current_and_peaks` of a run with tanh in place of ReLU, with a pilot of its own and all else the same: its loss
+    has the curvature that the linear theory is about, and ReLU's has none where a unit switches.
+    """
+    pilot = pilot_run(config, data, smooth=True)
+    walker = _from_pilot(config, data, pilot, smooth=True)
+    parts = []
+    for begin in range(0, config["epochs"], config["chunk"]):
+        epochs = min(config["chunk"], config["epochs"] - begin)
+        parts.append(walker.run(epochs * walker.steps_per_epoch, pilot["directions"].values, config["every"])[0])
+        progress(begin + epochs, config["epochs"])
+    return current_and_peaks(config, pilot, _projected(config, np.concatenate(parts)))
+
+
+def _from_pilot(config: Mapping[str, Any], data: Split, pilot: xr.Dataset, smooth: bool = False) -> OneHiddenLayer:
+    model = _network(config, smooth)
+    vector_to_parameters(torch.from_numpy(pilot["start"].values.copy()), model.parameters())
+    return _walker(model, data, config, config["learning_rate"], 2 * config["seed"] + 1)
+
+
+def _projected(config: Mapping[str, Any], state: NDArray[np.float64]) -> xr.Dataset:
+    """Projections on the pilot's directions in the form of paths, as the tests of the core want them."""
+    return xr.Dataset(
+        {"state": (("replica", "time", "variable"), state[None])},
+        {"time": config["learning_rate"] * config["every"] * np.arange(1, len(state) + 1),
+         "variable": [f"direction_{k}" for k in range(state.shape[1])]},
+        {"time_unit": "η × steps"},
+    )  # fmt: skip
 
 
 def chosen_weights(config: Mapping[str, Any], size: int, pilot: xr.Dataset) -> NDArray[np.int64]:

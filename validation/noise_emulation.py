@@ -31,6 +31,9 @@ from ._noise_emulation_sentences import (
     task_sentences,
     well_sentences,
 )
+from ._noise_emulation_sharp import COLD, dwelt, minimum
+from ._noise_emulation_sharp import KINDS as NOISES
+from ._noise_emulation_sharp_report import report_sharp, sharp_sentences
 from ._noise_emulation_tasks import architectures, pairs
 from ._noise_emulation_wells import wells
 from ._sentences import sentences_section
@@ -41,8 +44,9 @@ from .noisy_descent import KINDS
 
 def perform(study: Study) -> None:
     """Batch size against learning rate on digits with wrong labels, linear scaling, ways of sampling; gradient descent
-    with noise made to order in place of mini-batches; dwell times in wells and at saddles under each noise, and exact
-    ones; D, Fisher information and Hessian along training; tasks and networks compared by the spectrum of D.
+    with noise made to order in place of mini-batches; dwell times in wells, at saddles and at a sharp
+    minimum of a network under each noise, and exact ones; D, Fisher information and Hessian along training; tasks and
+    networks compared by the spectrum of D.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
@@ -50,12 +54,14 @@ def perform(study: Study) -> None:
         stages = all_stages(study)
     finally:
         torch.set_num_threads(threads)
-    sweeps, scaling, sampling, made, clean, held, dwell, agreed, tasks, nets = stages
+    sweeps, scaling, sampling, made, clean, held, dwell, minima, left, agreed, tasks, nets = stages
+    tested = len(data_of(study.config, study.config["seed"]).test_targets)
     _published(study)
     report_sweep(study, sweeps, made["none"], clean, sampling)
     report_scaling(study, scaling)
-    report_noise(study, made, sampling)
+    report_noise(study, made, sampling, tested)
     report_wells(study, dwell)
+    report_sharp(study, minima, left)
     report_radii(study, held)
     report_agreement(study, agreed)
     report_tasks(study, tasks, nets)
@@ -63,9 +69,10 @@ def perform(study: Study) -> None:
     sentences_section(
         study,
         [
-            *sweep_sentences(study.config, sweeps, scaling, sampling, clean["late_test_error"].values),
-            *noise_sentences(made, sgd),
+            *sweep_sentences(study.config, sweeps, scaling, sampling, clean["late_test_error"].values, tested),
+            *noise_sentences(made, sgd, tested),
             *well_sentences(dwell),
+            *sharp_sentences(left, minima),
             *radius_sentences(held),
             *agreement_sentences(agreed),
             *task_sentences(tasks, nets),
@@ -79,7 +86,7 @@ def all_stages(study: Study) -> tuple:
     seeds = seeds_of(config)
 
     def each(name: str, compute, *more) -> list[xr.Dataset]:
-        label = "-".join([name, *("".join(c if c.isalnum() else "-" for c in m) for m in more)])
+        label = "-".join([name, *map(_slug, more)])
         return [study.stage("noise", f"{label}-{seed}", partial(compute, config, *more, seed)) for seed in seeds]
 
     sweeps, scaling, sampling = each("sweep", swept), each("scaling", scaled), each("sampling", sampled)
@@ -89,10 +96,22 @@ def all_stages(study: Study) -> tuple:
     clean = study.stage("noise", "clean-descent", partial(emulated, config, "none", label_noise=0.0, ends=False))
     held = study.stage("noise", "radii", partial(radii, config, made["exact"]["weights"].values))
     dwell = each("wells", wells)
+    minima = each("minimum", minimum)
+    left = {
+        kind: [
+            study.stage("noise", f"sharp-{_slug(kind)}-{seed}", partial(dwelt, config, kind, place, seed))
+            for seed, place in zip(seeds, minima)
+        ]
+        for kind in (*NOISES, COLD)
+    }
     agreed = {case: each("agreement", agreement, case) for case in CASES}
     tasks = each("pairs", pairs)
     nets = each("networks", architectures) if config["architectures"][0] != "none" else []
-    return sweeps, scaling, sampling, made, clean, held, dwell, agreed, tasks, nets
+    return sweeps, scaling, sampling, made, clean, held, dwell, minima, left, agreed, tasks, nets
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def _published(study: Study) -> None:
@@ -153,6 +172,10 @@ EXPERIMENT = Experiment(
         "products": Setting(6, "Hessian-vector products of a draw", 1, 100),
         "directions": Setting(10, "of H, whose radius of stability is told", 3, 100),
         "paths": Setting(4000, "whose exits are timed", 100, 10**6),
+        "sharp_descent": Setting(15_000, "steps of descent to a sharp minimum", 100, 10**6),
+        "sharp_batch": Setting(1, "b of the noise that starts there, at η = 1/2λ_max", 1, 200),
+        "sharp_steps": Setting(600, "of those runs", 50, 10**6),
+        "sharp_replicas": Setting(16, "of each noise and seed", 2, 200),
         "teacher_steps": Setting(200, "of the network that labels are drawn from", 1, 10**5),
         "copies": Setting(3, "labels drawn for each input", 1, 100),
         "agreement_steps": Setting(1000, "of training along which D, F and H are compared", 8, 10**6),
@@ -166,6 +189,7 @@ EXPERIMENT = Experiment(
         "samples": 200, "hidden": 16, "seeds": 3, "time": 200.0, "learning_rates": [0.2, 0.4], "batch_sizes": [4, 32],
         "scaling_ratio": 0.025, "scaling_batches": [2, 8, 32, 64], "products": 2, "paths": 1000, "agreement_steps": 300,
         "agreements": 4, "copies": 1, "pair_steps": 1000, "architectures": ["none"],
+        "sharp_descent": 8000, "sharp_steps": 100, "sharp_replicas": 4,
     },
     check=_check,
 )  # fmt: skip

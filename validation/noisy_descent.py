@@ -187,6 +187,18 @@ class NoisyDescent:
         assert self._products is not None
         return lanczos_root(lambda v: product(self.weights, v, self.inputs, self.targets), start, self._products)
 
+    def top_curvature(self, products: int) -> Tensor:
+        """(replicas,) the largest eigenvalue of H at the present weights, from below: the largest of `products` Ritz
+        values (Lanczos). Always from one direction, so that looking changes no draw of the run.
+        """
+        products = _checks.whole("products", products, 1, self.dim)
+        start = torch.randn(self.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        product = vmap(self._hessian)
+        with torch.no_grad():
+            bands = krylov(lambda v: product(self.weights, v, self.inputs, self.targets),
+                           start.to(self.weights).expand_as(self.weights), products)[1]  # fmt: skip
+        return torch.linalg.eigvalsh(bands)[:, -1]
+
     # Steps --------------------------------------------------------------------------------------------------
 
     def run(self, steps: int) -> None:
@@ -218,12 +230,22 @@ class NoisyDescent:
 def lanczos_root(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
     """|A|^{1/2} z for each row z of `start` (n, d), `product` being A·v for all rows, by `steps` products.
 
-    f(A) z ≈ |z| Q f(T) e₁ on the Krylov space of each row, fully reorthogonalised. |result|² = zᵀAz to rounding for
-    A ≥ 0; the whole is exact once `steps` reaches the number of distinct eigenvalues.
+    f(A) z ≈ |z| Q f(T) e₁ on the Krylov space of each row. |result|² = zᵀAz to rounding for A ≥ 0; the whole is exact
+    once `steps` reaches the number of distinct eigenvalues.
     """
-    length = start.norm(dim=1, keepdim=True)
-    basis, bands = [start / length], torch.zeros(len(start), steps, steps, dtype=start.dtype, device=start.device)
-    scale = torch.zeros_like(length)
+    basis, bands = krylov(product, start, steps)
+    values, turn = torch.linalg.eigh(bands)
+    along = turn @ (values.abs().sqrt() * turn[:, 0])[:, :, None]
+    return start.norm(dim=1, keepdim=True) * (basis @ along)[:, :, 0]
+
+
+def krylov(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """(Q, T), (n, d, steps) and (n, steps, steps): QᵀAQ = T on the Krylov space of each row of `start` (n, d), T
+    tridiagonal, Q fully reorthogonalised. Where the space ends sooner the rest of both is 0.
+    """
+    basis = [start / start.norm(dim=1, keepdim=True)]
+    bands = torch.zeros(len(start), steps, steps, dtype=start.dtype, device=start.device)
+    scale = torch.zeros_like(start[:, :1])
     for k in range(steps):
         found = product(basis[k])
         bands[:, k, k] = (basis[k] * found).sum(1)
@@ -236,26 +258,25 @@ def lanczos_root(product: Callable[[Tensor], Tensor], start: Tensor, steps: int)
         if k + 1 < steps:
             bands[:, k, k + 1] = bands[:, k + 1, k] = torch.where(live, size, 0.0)[:, 0]
             basis.append(torch.where(live, found / torch.where(live, size, 1.0), 0.0))
-    values, turn = torch.linalg.eigh(bands)
-    along = turn @ (values.abs().sqrt() * turn[:, 0])[:, :, None]
-    return length * (torch.stack(basis, dim=2) @ along)[:, :, 0]
+    return torch.stack(basis, dim=2), bands
 
 
 def trained(
     descent: NoisyDescent,
-    steps: int,
     records: np.ndarray,
     test: tuple[Tensor, Tensor],
     progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
-    """`steps` steps; over (replica, step) at `records`: loss, error, test_loss, test_error; weights at the end."""
+    """Steps up to the last of `records` (increasing); over (replica, step) at each of them loss, error, test_loss and
+    test_error, and the weights at the end.
+    """
     rows = []
     for stop in [int(step) for step in records]:
         if stop > descent.step:
             descent.run(stop - descent.step)
         rows.append([*descent.scores(descent.inputs, descent.targets), *descent.scores(*test)])
         if progress is not None:
-            progress(descent.step, steps)
+            progress(descent.step, int(records[-1]))
     names = ("loss", "error", "test_loss", "test_error")
     found = {n: (("replica", "step"), torch.stack(v, 1).cpu().numpy()) for n, v in zip(names, zip(*rows))}
     attrs = {"noise": descent.noise, "learning_rate": descent.rate, "batch_size": descent.batch_size}

@@ -84,15 +84,16 @@ def perform(study: Study) -> None:
     ends = report.by_optimiser(names, measured, entropies)
     report.reproduction(study)
     report.ends_section(study, ends, trained, tuned)
+    report.spectra_section(study, ends, trained)
     report.flatness_section(study, ends)
     report.lines_section(study, names, across, within, between)
-    report.range_section(study, ranges, cycled, joined)
+    report.range_section(study, tuned["sgd"], ranges, cycled, joined)
     report.toys_section(study, valleys, task, learnt)
     report.spans_section(study, least, runs.ADAPTIVE)
     sentences_section(
         study,
-        answers(config, ends=ends, across=across, within=within, between=between, cycled=cycled, joined=joined,
-                learnt=learnt, least=least),
+        answers(config, ends=ends, across=across, within=within, between=between, tuned=tuned["sgd"], ranges=ranges,
+                cycled=cycled, joined=joined, learnt=learnt, least=least, tested=len(data.test_targets)),
     )  # fmt: skip
 
 

@@ -61,6 +61,26 @@ def plot_ends(ends: Mapping[str, xr.Dataset], quantities: Mapping[str, str]) -> 
 
 
 @styled
+def plot_spectra(ends: Mapping[str, xr.Dataset]) -> Figure:
+    """The largest eigenvalues of H and of D against their rank, means over seeds; a line per optimiser.
+
+    `ends` maps names to Datasets with `hessian` and `noise` over `seed`, `index`. What is not above 0 is left out.
+    """
+    figure = new_figure(9.0, 3.6)
+    panels = figure.subplots(1, 2)
+    for panel, matrix, label in zip(panels, ("hessian", "noise"), ("eigenvalues of H", "eigenvalues of D")):
+        for row, (name, run) in enumerate(ends.items()):
+            values = run[matrix].mean("seed")
+            panel.plot(run["index"], values.where(values > 0), f"{_mark(row)}-", ms=3, lw=1, color=_colour(row),
+                       label=name)  # fmt: skip
+        panel.set(xlabel="rank", ylabel=label, yscale="log")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(True)
+    panels[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
 def plot_local_entropies(ends: Mapping[str, xr.Dataset]) -> Figure:
     """f_γ at the ends against σ = √(γT), and its two parts at the largest σ: mean loss and T·KL.
 

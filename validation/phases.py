@@ -14,8 +14,9 @@ from sde_sgd.study import Study
 
 from . import _phases_known as known
 from ._phases_answers import answers
+from ._phases_growth import LEAST
 from ._phases_report import report_beside, report_growth, report_labels, report_plane, report_ratio
-from ._phases_runs import NARROW, followed
+from ._phases_runs import NARROW, data_of, followed, record_steps, settings_of
 from ._sentences import sentences_section
 from .data import IMAGES, require_folder
 
@@ -27,6 +28,7 @@ def perform(study: Study) -> None:
     saturation, and systems where all of it is known.
     """
     config = study.config
+    _enough(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
     try:
@@ -43,7 +45,10 @@ def perform(study: Study) -> None:
     report_plane(study, runs, unit, channel)
     report_labels(study, runs)
     report_growth(study, runs)
-    sentences_section(study, answers(config, runs))
+    found, left = answers(config, runs)
+    section = sentences_section(study, found)
+    if left:
+        section.text("Not answered, because not every seed has the effect: " + "; ".join(left) + ".")
 
 
 def kinds(config: Mapping[str, Any]) -> list[str]:
@@ -67,7 +72,9 @@ def _published(study: Study) -> None:
         f"(no batch norm), η = {config['learning_rate']:g} (relu {config['relu_learning_rate']:g}), "
         f"b = {config['batch_size']}, {config['epochs']} epochs by reshuffling, "
         f"{config['seeds']} seeds; with weight decay {config['decay']:g} where it says decay, else none; "
-        "gradient descent with as many steps of the same η."
+        "gradient descent with as many steps of the same η. Seeds differ in the start of the weights and the order of "
+        "the samples, on one split of the data; with labels at random in the split and the labels, too. Intervals are "
+        "those of such repetitions, not of other data."
     )
     section.text(
         "The information plane was published for 4096 patterns of 12 bits, with hidden layers 10, 7, 5, 4, 3 of tanh "
@@ -81,11 +88,20 @@ def _published(study: Study) -> None:
     )  # fmt: skip
 
 
+def _enough(config: Mapping[str, Any]) -> None:
+    """Laws of growth need records after the first epoch: refused before anything is trained."""
+    for kind, names in (("tanh", "epochs"), ("random-1", "label_epochs")):
+        made = settings_of(config, kind, len(data_of(config, kind, config["seed"]).inputs))
+        late = int((record_steps(made["steps"], config["records"]) >= made["per_epoch"]).sum())
+        if late < LEAST:
+            raise ValueError(
+                f"{late} records come after the first epoch, and a law of growth needs {LEAST}: raise {names}, "
+                f"now {config[names]}, or records, now {config['records']}"
+            )
+
+
 def _check(config: Mapping[str, Any]) -> None:
     require_folder(config["data"], config["directory"])
-    for name, low in (("records", 20), ("label_epochs", 2)):
-        if config[name] < low:
-            raise ValueError(f"{name} must be at least {low}, got {config[name]}")
 
 
 EXPERIMENT = Experiment(

@@ -11,12 +11,13 @@ import xarray as xr
 from sde_sgd.figures._style import INK, MUTED, axes_or_new, new_figure, styled
 
 from . import _phases_summary as of
-from ._phases_growth import LAWS
+from ._phases_growth import AHEAD, LAWS
 from ._phases_known import UNITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 Runs = Mapping[str, Sequence[xr.Dataset]]
 
@@ -29,10 +30,8 @@ def plot_ratios(runs: Runs) -> Figure:
     for panel, (kind, several) in zip(panels, runs.items()):
         steps = several[0]["step"].values + 1
         for layer in range(several[0].sizes["layer"]):
-            log = np.stack([np.log(of.smoothed(of.ratio(run, layer), of.SMOOTH)) for run in several])
-            label = f"layer {layer + 1}"
-            panel.plot(steps, np.exp(log.mean(0)), color=f"C{layer}", lw=1.3, label=label)
-            panel.fill_between(steps, np.exp(log.min(0)), np.exp(log.max(0)), color=f"C{layer}", alpha=0.15, lw=0)
+            logs = [np.log(of.smoothed(of.ratio(run, layer), of.SMOOTH)) for run in several]
+            _band(panel, steps, logs, f"C{layer}", np.exp, label=f"layer {layer + 1}")
         for run in several:
             last = of.crossing_of(run).last
             if 0 < last < np.inf:
@@ -41,6 +40,7 @@ def plot_ratios(runs: Runs) -> Figure:
         panel.set(title=kind, xlabel="step + 1", xscale="log", yscale="log")
         panel.grid(True, which="major")
     panels[0].set_ylabel("|g| / √tr D$_b$")
+    _plain(panels[0])
     panels[-1].legend(fontsize="small")
     return figure
 
@@ -66,7 +66,8 @@ def plot_beside(runs: Sequence[xr.Dataset]) -> Figure:
     panels[1].annotate("2/η", (1, 2 / rate), xytext=(2, 3), textcoords="offset points", color=MUTED)
     panels[0].set(ylabel="training loss", yscale="log")
     panels[1].set(ylabel="λ$_{max}$ of H", yscale="log")
-    panels[2].set(ylabel="of w₀")
+    panels[2].set(ylabel="memory of w₀")
+    _plain(panels[1])
     for style, label in (
         ("-", "cos(w, w₀)"),
         ((0, (4, 2)), "had it moved perpendicularly"),
@@ -92,12 +93,16 @@ def plot_plane(runs: Runs, estimator: str = "drawn") -> Figure:
             panel.plot(x[:, layer], y[:, layer], color=f"C{layer}", lw=1.1, label=f"hidden {layer + 1}")
             panel.plot(x[0, layer], y[0, layer], "o", ms=4, mfc="white", color=f"C{layer}")
             panel.plot(x[-1, layer], y[-1, layer], "o", ms=5, color=f"C{layer}")
-        panel.axvline(np.log2(run.attrs["plane_samples"]), color=MUTED, lw=0.8, ls="--")
-        panel.axhline(run.attrs["label_entropy"], color=MUTED, lw=0.8, ls="--")
-        panel.set(title=kind, xlabel="I(X;T), bits")
+        n, entropy = run.attrs["plane_samples"], run.attrs["label_entropy"]
+        panel.axvline(np.log2(n), color=MUTED, lw=0.8, ls="--")
+        panel.axhline(entropy, color=MUTED, lw=0.8, ls="--")
+        panel.annotate(f"log₂ {n}", (np.log2(n), 0), xytext=(-2, 0), textcoords="offset points", ha="right",
+                       va="bottom", rotation=90, color=MUTED)  # fmt: skip
+        panel.annotate("H(Y)", (0, entropy), xytext=(0, 3), textcoords="offset points", color=MUTED)
+        panel.set(title=kind, xlabel=f"I(X;T), bits, {estimator}")
         panel.grid(True, which="major")
-    panels[0].set_ylabel("I(Y;T), bits")
-    panels[-1].legend(fontsize="small", loc="lower right")
+    panels[0].set(ylabel=f"I(Y;T), bits, {estimator}", ylim=(None, 1.1 * entropy))
+    panels[0].legend(fontsize="small", loc="center left", bbox_to_anchor=(0.0, 0.7))
     return figure
 
 
@@ -120,7 +125,9 @@ def plot_estimates(runs: Runs) -> Figure:
             other.plot(steps, share, color=INK, lw=1.0, ls=":")
             other.set(ylim=(0, 1.05), yticks=[])
             panel.plot([], [], color=INK, lw=1.0, ls=":", label="share saturated (0 to 1)")
-        panel.axhline(np.log2(several[0].attrs["plane_samples"]), color=MUTED, lw=0.9, ls="--")
+        n = several[0].attrs["plane_samples"]
+        panel.axhline(np.log2(n), color=MUTED, lw=0.9, ls="--")
+        panel.annotate(f"cap, log₂ {n}", (1, np.log2(n)), xytext=(0, 3), textcoords="offset points", color=MUTED)
         panel.set(title=kind, xlabel="step + 1", xscale="log")
         panel.grid(True, which="major")
     panels[0].set_ylabel("I(X;T), bits")
@@ -155,7 +162,7 @@ def plot_known(unit: xr.Dataset, channel: xr.Dataset) -> Figure:
 
 @styled
 def plot_growth(runs: Runs) -> Figure:
-    """|w − w₀| against steps, seeds, with both laws fitted to the first 60 % of the records (thick) and carried on."""
+    """|w − w₀| against steps, seeds, with both laws fitted to the earlier records (thick) and carried on."""
     from ._phases_growth import fit
 
     figure = new_figure(3.5 * len(runs), 3.2)
@@ -164,7 +171,7 @@ def plot_growth(runs: Runs) -> Figure:
         for run in several:
             panel.plot(run["step"].values[1:], run["distance"].values[1:], color=MUTED, lw=0.8)
         t, d = of.growth(several[0])
-        cut = int(0.6 * len(t))
+        cut = int(AHEAD * len(t))
         for law, colour in zip(LAWS, ("C0", "C1")):
             found = fit(law, t[:cut], d[:cut])
             panel.plot(t[:cut], found(t[:cut]), color=colour, lw=2.0, label=law)
@@ -185,16 +192,16 @@ def plot_labels(runs: Runs) -> Figure:
     for k, (kind, several) in enumerate(runs.items()):
         steps = several[0]["step"].values + 1
         for name, style in (("accuracy", "-"), ("test_accuracy", "--")):
-            mean = np.mean([run[name].values for run in several], axis=0)
-            panels[0].plot(steps, mean, color=f"C{k}", ls=style, label=kind if style == "-" else None)
-        log = np.stack([np.log(of.smoothed(of.ratio(run), of.SMOOTH)) for run in several])
-        panels[1].plot(steps, np.exp(log.mean(0)), color=f"C{k}")
-        panels[1].fill_between(steps, np.exp(log.min(0)), np.exp(log.max(0)), color=f"C{k}", alpha=0.15, lw=0)
-        panels[2].plot(steps, np.mean([run["distance"].values for run in several], axis=0), color=f"C{k}")
+            _band(panels[0], steps, [run[name].values for run in several], f"C{k}", ls=style,
+                  label=kind if style == "-" else None)  # fmt: skip
+        logs = [np.log(of.smoothed(of.ratio(run), of.SMOOTH)) for run in several]
+        _band(panels[1], steps, logs, f"C{k}", np.exp)
+        _band(panels[2], steps, [run["distance"].values for run in several], f"C{k}")
     panels[1].axhline(1.0, color=MUTED, lw=0.8)
     panels[0].set(ylabel="accuracy: training, test dashed")
     panels[1].set(ylabel="|g| / √tr D$_b$", yscale="log")
     panels[2].set(ylabel="|w − w₀|")
+    _plain(panels[1])
     panels[0].legend(fontsize="small")
     for panel in panels:
         panel.set(xlabel="step + 1", xscale="log")
@@ -217,3 +224,21 @@ def plot_quadratic(known: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.grid(True, which="major")
     ax.legend(fontsize="small")
     return ax
+
+
+def _band(
+    panel: Axes, steps: NDArray, rows: Sequence[NDArray], colour: str, of_mean=lambda value: value, **more
+) -> None:
+    """The mean over seeds as a line in a band of their range; `of_mean` takes both from what is averaged."""
+    panel.plot(steps, of_mean(np.mean(rows, axis=0)), color=colour, **{"lw": 1.3, **more})
+    ends = of_mean(np.min(rows, axis=0)), of_mean(np.max(rows, axis=0))
+    panel.fill_between(steps, *ends, color=colour, alpha=0.15, lw=0)
+
+
+def _plain(panel: Axes) -> None:
+    """Numbers at 1, 2 and 5 times the powers of ten, for a logarithmic axis of few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())

@@ -16,9 +16,10 @@ from sde_sgd import _checks
 from ._operator import NetworkOperator
 
 _NODES, _WEIGHTS = leggauss(96)
-_LAYER = 40.0  # the integrand e^{u² − X²} is rounding where u² < X² − 40
 _SMALL = 1e-7  # |z| below which log ₂F₂ is z/3 to rounding
+_DEEP = 50.0  # z beyond which ∫₀^X e^{u²} erf u du = e^z F(X), F Dawson's function, but for 1e-20 of it
 _SMOOTH = 8.0  # where Dawson's function has become 1/2u, which is smooth in log u
+_FARTHEST = 300.0  # log R
 
 
 def slab_exit_time(
@@ -39,7 +40,7 @@ def slab_exit_time(
     log : return log τ, for times beyond 1e308.
 
     Relative error below 1e-12. D = 0 is never left: ∞. ValueError for arguments outside their range and for a time
-    beyond float64 where `log` is False.
+    beyond float64 where `log` is False, and for hR²/2TD beyond it.
 
     SGD itself leaves later by O(√η): it steps over the edge, which is as if R were R + 0.583 √(2TDη) (Siegmund 1985).
     Not where h changes within R, or where D does.
@@ -70,7 +71,10 @@ def _log_time(h: float, spread: float, radius: float) -> float:
     if spread == 0.0:
         return math.inf
     log_free = 2 * math.log(radius) - math.log(spread)
-    z = math.copysign(math.exp(min(math.log(abs(h)) + log_free, 700.0)), h) if h else 0.0
+    log_z = math.log(abs(h)) + log_free if h else -math.inf
+    if log_z > 700.0:
+        raise ValueError(f"hR²/2TD is e^{log_z:.6g}, beyond float64: scale curvature, noise or radius down")
+    z = math.copysign(math.exp(log_z), h)
     return log_free + _log_factor(z)
 
 
@@ -80,9 +84,11 @@ def _log_factor(z: float) -> float:
         return z / 3
     edge = math.sqrt(abs(z))
     if z > 0:
-        low = math.sqrt(max(0.0, z - _LAYER))
-        u = low + (edge - low) * (1 + _NODES) / 2
-        mean = (edge - low) / 2 * float(_WEIGHTS @ (np.exp((u - edge) * (u + edge)) * erf(u)))
+        if z > _DEEP:
+            mean = float(dawsn(edge))
+        else:
+            u = edge * (1 + _NODES) / 2
+            mean = edge / 2 * float(_WEIGHTS @ (np.exp((u - edge) * (u + edge)) * erf(u)))
         return z + math.log(math.sqrt(math.pi) * mean) - math.log(z)
     top = min(edge, _SMOOTH)
     total = top / 2 * float(_WEIGHTS @ dawsn(top * (1 + _NODES) / 2))
@@ -115,7 +121,8 @@ def stability_radius(
     -------
     xarray.Dataset
         Over `direction`, by falling h: `curvature` h, `noise` D, `deviation` √(TD/h) of the steady state (NaN for
-        h ≤ 0, where there is none) and `radius`; for arrays and networks `vectors` (direction, weight).
+        h ≤ 0, where there is none) and `radius`, ∞ beyond e^300, which saddles reach in no long time, as R grows like
+        e^{|h|·time}; for arrays and networks `vectors` (direction, weight).
 
     Raises ValueError for what is not symmetric or of different sizes, T or `time` ≤ 0, negative vᵀDv.
 
@@ -155,6 +162,8 @@ def _radius(h: float, spread: float, time: float) -> float:
     end = free + step
     while gap(end) * step < 0:
         end += step
+        if end > _FARTHEST:
+            return math.inf
     return math.exp(brentq(gap, *sorted((end, end - step)), xtol=1e-14, rtol=1e-14))
 
 

@@ -13,8 +13,15 @@ from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
 from ._sentences import sentences_section
-from ._walk_report import report_cosines, report_noise, report_segments, report_sweeps, report_valley
-from ._walk_runs import NETWORKS, SCHEDULES, data_of, deviations, rate_of, walked
+from ._walk_report import (
+    report_cosines,
+    report_floors,
+    report_noise,
+    report_segments,
+    report_sweeps,
+    report_valley,
+)
+from ._walk_runs import NETWORKS, SCHEDULES, data_of, deviations, epochs_of, rate_of, walked
 from ._walk_sentences import ASKED, sentences_of
 from ._walk_valley import cosines, valley
 from .data import IMAGES, require_folder
@@ -32,8 +39,9 @@ Runs = dict[tuple[str, str], list[xr.Dataset]]  # of a network, by kind: one per
 
 def perform(study: Study) -> None:
     """Networks are trained and the loss of the whole training set is taken on the segment between consecutive iterates:
-    floors, heights and barriers, cosines of consecutive gradients, distance, norm, curvature and accuracy, for SGD, for
-    gradient descent, and for gradient descent with isotropic noise; beside them a valley where all of it is known.
+    floors, heights and barriers, barriers between the floors themselves, cosines of consecutive gradients, distance,
+    norm, curvature and accuracy, for SGD, for gradient descent, and for gradient descent with isotropic noise; beside
+    them a valley where all of it is known.
     """
     config = study.config
     threads = torch.get_num_threads()
@@ -47,6 +55,7 @@ def perform(study: Study) -> None:
         torch.set_num_threads(threads)
     _published(study)
     report_segments(study, runs)
+    report_floors(study, runs)
     report_noise(study, runs)
     report_sweeps(study, runs, FACTORS)
     report_cosines(study, runs, rest)
@@ -78,7 +87,7 @@ def all_runs(study: Study) -> Runs:
 def kinds(config: Mapping[str, Any], name: str, count: int) -> dict[str, dict[str, Any]]:
     """What is run of a network: SGD and, of the fully connected one, all that it is compared with."""
     rate = rate_of(config, name)
-    found: dict[str, dict[str, Any]] = {"sgd": {"rate": rate}, "half": {"rate": rate / 2}}
+    found: dict[str, dict[str, Any]] = {"sgd": {"rate": rate, "floors": True}, "half": {"rate": rate / 2}}
     if name != "mlp":
         return {kind: options | {"curvature": False} for kind, options in found.items()}
     found["gd"] = {"rate": rate, "batch_size": count}
@@ -150,6 +159,9 @@ def _check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"networks must be some of {', '.join(NETWORKS)}, each once, got {name!r}")
     if list(config["record_epochs"]) != sorted(set(config["record_epochs"])):
         raise ValueError(f"record_epochs must increase, got {config['record_epochs']}")
+    fewest = min(epochs_of(config, name) for name in names)
+    if config["floor_epochs"] > fewest:
+        raise ValueError(f"floor_epochs={config['floor_epochs']} is more than the {fewest} epochs of a run")
     require_folder(config["data"], config["directory"])
     if "mlp" not in names and config["noise"]:
         raise ValueError("noise is about the mlp: add it to networks, or take noise=false")
@@ -169,6 +181,7 @@ EXPERIMENT = Experiment(
         "image_epochs": Setting(16, "of the convolutional networks", 2, 10_000),
         "record_epochs": Setting((1, 4, 12, 30), "whose steps are interpolated, counted from 1", 1, 10_000),
         "segments": Setting(12, "steps interpolated in each of them, at most", 2, 100_000),
+        "floor_epochs": Setting(1, "from a valley floor to the next that it is joined to", 1, 10_000),
         "learning_rate": Setting(0.5, "η of the mlp; half of it is run, too", 1e-6, 10.0),
         "image_learning_rate": Setting(0.1, "of the convolutional networks", 1e-6, 10.0),
         "batch_size": Setting(50, "b", 1, 100_000),
@@ -179,7 +192,7 @@ EXPERIMENT = Experiment(
         "statistics": Setting("full", "of batch norm, for losses on segments and curvature", choices=("full", "eval")),
         "cosines": Setting(150, "pairs of consecutive gradients along a run", 10, 1_000_000),
         "curvatures": Setting(4, "largest eigenvalues of H along a run, less one", 1, 1000),
-        "valley_steps": Setting(10_000, "at rest in the valley", 100, 10_000_000),
+        "valley_steps": Setting(10_000, "at rest in the valley", 200, 10_000_000),
         "cosine_rates": Setting((0.05, 0.1, 0.2), "η of the network at rest", 1e-6, 10.0),
         "cosine_burn_in": Setting(300, "epochs before it", 1, 1_000_000),
         "cosine_steps": Setting(6000, "at rest", 100, 10_000_000),

@@ -43,6 +43,27 @@ def plot_walk(run: xr.Dataset) -> Figure:
 
 
 @styled
+def plot_floors(run: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The loss on straight lines from floor to floor and from iterate to iterate, against epochs; dots are ends.
+
+    `run` has `floor_loss` (floor_loss_step, line, place), of which the step is that of the later end.
+    """
+    ax = axes_or_new(ax, 8.2, 3.2)
+    ends = run["floor_loss_step"].values / run.attrs["steps_per_epoch"]
+    begins = np.concatenate([[2 * ends[0] - (ends[1] if len(ends) > 1 else 2 * ends[0])], ends[:-1]])
+    for k, (line, colour) in enumerate({"iterate": MUTED, "floor": "C0"}.items()):
+        losses = run["floor_loss"].sel(line=line).values
+        x = begins[:, None] + np.linspace(0, 1, losses.shape[1]) * (ends - begins)[:, None]
+        for j, (place, values) in enumerate(zip(x, losses)):
+            ax.plot(place, values, color=colour, lw=1.3, label=f"{line} to {line}" if j == 0 else None)
+            ax.plot(place[[0, -1]], values[[0, -1]], "o", ms=3, color=colour if k else INK)
+    ax.set(xlabel="epochs", ylabel="training loss", yscale="log")
+    ax.grid(True, which="major")
+    ax.legend()
+    return ax
+
+
+@styled
 def plot_series(
     runs: Mapping[str, Sequence[xr.Dataset]], quantities: Mapping[str, str], log: Sequence[str] = ()
 ) -> Figure:
@@ -77,10 +98,10 @@ def _along(run: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cosine_series(run: xr.Dataset, parts: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and E[g·g']/√(E|g|²E|g'|²) over `parts` of a run."""
+    """Steps and E[g·g']/√(E|g|²E|g'|²) over `parts` of a run, or as many as were recorded."""
     steps, products = run["gradient_products_step"].values, run["gradient_products"].values
     x, y = [], []
-    for part in np.array_split(np.arange(len(steps)), parts):
+    for part in np.array_split(np.arange(len(steps)), min(parts, len(steps))):
         product, one, two = products[part].mean(0)
         x.append(steps[part].mean())
         y.append(product / np.sqrt(one * two))
@@ -151,8 +172,13 @@ def plot_valley(toy: xr.Dataset) -> Figure:
         panel.legend(fontsize="small")
     panels[2].plot(rates, smooth["oracle"].mean("seed"), color=INK, lw=1.2, label="height, formula")
     panels[2].plot(rates, smooth["height"].mean("seed"), "o", color="C0", ms=5, label="height, recorded")
-    panels[2].plot(rates, toy["barrier"].isel(ripple=1).mean("seed"), "x", color="C1", ms=5, label="barriers, ripples")
-    panels[2].set(xlabel="η", ylabel="height; share of steps", yscale="log")
+    panels[2].plot(rates, toy["barrier"].isel(ripple=1).mean("seed"), "x", color="C1", ms=5, label="barriers: steps")
+    bumpy = toy.isel(ripple=1).mean("seed")
+    panels[2].plot(rates, bumpy["floor_exact"].where(bumpy["floor_exact"] > 0), "--", color="C2", lw=1.2,
+                   label="of the floor itself")  # fmt: skip
+    panels[2].plot(rates, bumpy["floor_barrier"].where(bumpy["floor_barrier"] > 0), "^", color="C2", ms=5,
+                   label="floor to floor")  # fmt: skip
+    panels[2].set(xlabel="η", ylabel="height; share with a barrier", yscale="log")
     panels[2].legend(fontsize="small")
     for panel in panels:
         panel.grid(True, which="major")

@@ -163,7 +163,7 @@ def test_the_command(tmp_path, monkeypatch):
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text(OWN.format(measured=1.0))
     bad.write_text(OWN.format(measured=1.1))
-    told = run(*QUICK, str(good))
+    told = run(str(good))
     assert told.return_value == 0 and "own (fails): one." in told.output and "two: 2, predicted 1" in told.output
     told = run(str(bad))
     assert told.return_value == 1 and "DIFFERS" in told.output

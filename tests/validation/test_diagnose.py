@@ -10,8 +10,7 @@ import xarray as xr
 from torch import nn
 
 import sde_sgd as sde
-from sde_sgd import cli, figures
-from sde_sgd._files import write_bytes
+from sde_sgd import cli
 from sde_sgd.validation import Curvature, GradientNoise, _diagnose_report, train_sgd
 from sde_sgd.validation._svag import alike, compared, svag_test
 from sde_sgd.validation.diagnose import Question, against_svag, noise_and_curvature, subject_of, trained
@@ -260,9 +259,7 @@ def test_runs_without_noise_that_end_apart_are_not_alike():
     assert alike(compared(svag_test(model, nn.MSELoss(), x, y + 5, learning_rate=0.01, steps=50, **settings))) is True
 
 
-def test_page_table_json_and_resumption(call, tmp_path, models, monkeypatch):
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
+def test_page_table_json_and_resumption(call, tmp_path, models, undrawn):
     arguments = ("--data", "diabetes", "--learning-rate", "0.01", "--batch-size", "8", "--samples", "50",
                  "--epochs", "2", "--svag-steps", "5", "--replicas", "8")  # fmt: skip
     code, out, _ = call("linear", *arguments)

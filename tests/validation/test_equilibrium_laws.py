@@ -97,7 +97,8 @@ def test_the_norm_recursion_gives_the_gradients_that_autograd_gives():
 
 
 def test_growing_rates_are_weight_decay_and_only_so():
-    config = EXPERIMENT.resolve({"samples": 120, "widths": [6, 5], "same_steps": 15, "points": 12, "batch_size": 16})
+    config = EXPERIMENT.resolve({"samples": 120, "widths": [6, 5], "same_steps": 15, "points": 12, "batch_size": 16,
+                                 "reference": 120, "descent_samples": 120})  # fmt: skip
     found = one_and_the_same(config, 0)["difference"].max("step").to_series()
     exact = ["growing rate, μ = 0", "growing rate, μ = 0.9", "c = 3"]
     assert found[exact].max() < 1e-10 and found.drop(exact).min() > 1e-3 and len(found) == 6

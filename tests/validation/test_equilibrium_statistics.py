@@ -10,6 +10,7 @@ from sde_sgd.validation._equilibrium_statistics import (
     exponent,
     fall_time,
     independent_disagreement,
+    integral_time,
     label_distance,
     label_shares,
     permutation_test,
@@ -106,6 +107,11 @@ def test_times_to_fall_and_exponents():
     assert 5 < fall_time(steps, [1, 0.5, *[-0.1] * 8]) <= 10  # below 0 by chance
     with pytest.raises(ValueError, match="differ"):
         fall_time(steps, -np.ones(10))
+    assert integral_time([0.0, 1.0, 3.0], [2.0, 1.0, 0.0]) == pytest.approx(1.25)
+    fine = np.linspace(0, 200, 4001)
+    assert integral_time(fine, 3 * np.exp(-fine / 11)) == pytest.approx(11.0, rel=1e-5)
+    with pytest.raises(ValueError, match="differ"):
+        integral_time(steps, -np.ones(10))
     x = np.array([10.0, 20.0, 80.0])
     assert exponent(x, 3 * x**-1.3) == pytest.approx(-1.3)
     for fault in ((x[:1], x[:1]), (x, -x)):

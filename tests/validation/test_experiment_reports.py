@@ -86,7 +86,7 @@ def test_a_slope_that_is_not_known_has_no_verdict(study):
             {"area_lag": [1]}, {"blocks": 16, "block_relaxations": memory},
         )  # fmt: skip
         study.report.sections.clear()
-        report.current_section(study, xr.Dataset(attrs={"every": 5}), tests)
+        report.current_section(study, xr.Dataset(attrs={"every": 5}), tests, tests)
         found = verdicts(study)
         assert found[0][0] and (found[1][0] if len(found) > 1 else None) is said
 

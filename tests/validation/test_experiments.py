@@ -1,4 +1,4 @@
-"""diffusion-matrix, long-trajectory, sampling-modes: their parts against exact laws; the same bits after a kill."""
+"""diffusion-matrix, long-trajectory, sampling-modes: their parts against exact laws; the same bits after a stop."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ import xarray as xr
 from torch import nn
 
 import sde_sgd as sde
-from sde_sgd import experiment, figures
+from sde_sgd import experiment
 from sde_sgd._console import Console
-from sde_sgd._files import write_bytes
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
 from sde_sgd.validation import GradientNoise, OneHiddenLayer, diffusion_matrix, digits, long_trajectory, sampling_modes
@@ -24,14 +23,8 @@ from sde_sgd.validation._long_statistics import (
 )
 from sde_sgd.validation._snapshots import Snapshots
 
-TINY = {
-    "diffusion-matrix": {"networks": ["tiny-fc", "small-fc"], "samples": 60, "epochs": 5, "statistics_samples": 24,
-                         "batches": 40},
-    "long-trajectory": {"epochs": 300, "burn_in_epochs": 10, "pilot_epochs": 5, "surrogates": 2, "gradients": 5,
-                        "chunk": 20, "blocks": 16, "directions": 3, "area_lags": [1, 4], "every": 3},
-    "sampling-modes": {"epochs": 64, "burn_in_epochs": 10, "pilot_epochs": 5, "relax_epochs": 2, "blocks": 8,
-                       "directions": 3},
-}  # fmt: skip
+from ._tiny import TINY
+
 PARTS = {"diffusion-matrix": diffusion_matrix, "long-trajectory": long_trajectory, "sampling-modes": sampling_modes}
 
 
@@ -43,14 +36,6 @@ def performed(name, root):
     run = Run(name, resolved(name), root=root)
     perform(run, PARTS[name].EXPERIMENT, Console(True))
     return run.result()
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made and not rendered, which is most of the time of a tiny run."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
 
 
 # Spectra and correlations ----------------------------------------------------------------------------------------
@@ -231,7 +216,7 @@ def test_ratio_of_variances_has_the_error_of_its_blocks():
 # As experiments --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", PARTS)
 def test_registered_with_bounds_and_a_quick_form(name):
     known = experiment.get(name)
     assert known.resolve({}, quick=True) and known.perform.__doc__
@@ -273,17 +258,3 @@ def test_a_tiny_run_is_told_whole(name, tmp_path, undrawn):
     page = (folder / "report.html").read_text("utf-8")
     assert len(said) >= 3 and page.count("<figure") >= 2 and not (folder / "work").exists()
     assert set(result.children) >= {"verdicts"} and len(list((folder / "stages").glob("*.nc"))) >= 4
-
-
-@pytest.mark.evidence(table="experiments_resumed")
-def test_killed_runs_go_on_with_the_same_bits(table, tmp_path, killed):
-    """kill −9 at several moments of each experiment, then the same command: stages bit for bit as without."""
-    rows = []
-    for name in TINY:
-        performed(name, tmp_path / "whole")
-        (whole,) = (tmp_path / "whole").glob(f"{name}-*")
-        rows.append([name, *killed(name, TINY[name], whole, "*point*", (1, 2, 3))])
-    table(
-        "Experiments killed and continued", ["experiment", "kills −9", "stages that are identical"], rows,
-        "Tiny configurations; the numbers of every stage, compared bit for bit with an uninterrupted run.",
-    )  # fmt: skip

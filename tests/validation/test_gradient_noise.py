@@ -12,10 +12,7 @@ from sde_sgd.validation import _gram as gram_module
 from sde_sgd.validation import _sample_losses as losses_module
 from sde_sgd.validation import _samples as samples_module
 
-
-def linear_net(dtype=torch.float64):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+from ._gradients import covariance, linear_net, looped_gradients, problem
 
 
 def conv_net(dtype=torch.float64):
@@ -28,28 +25,6 @@ def conv_net(dtype=torch.float64):
         nn.Flatten(),
         nn.Linear(8, 3, bias=False),
     ).to(dtype)
-
-
-def problem(samples=40, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(samples, 6, generator=generator, dtype=torch.float64)
-    return inputs.to(dtype), torch.randint(3, (samples,), generator=generator)
-
-
-def looped_gradients(model, inputs, targets, loss=nn.functional.cross_entropy):
-    """(N, d) by one backward pass per sample, in eval mode."""
-    model = model.eval()
-    rows = []
-    for x, y in zip(inputs, targets):
-        model.zero_grad()
-        loss(model(x[None]), y[None]).backward()
-        rows.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).numpy().copy())
-    return np.stack(rows)
-
-
-def covariance(gradients):
-    residuals = gradients - gradients.mean(axis=0)
-    return residuals.T @ residuals / len(gradients)
 
 
 @pytest.mark.parametrize("build", [linear_net, conv_net])

@@ -87,6 +87,7 @@ def test_plug_in_and_its_bias_on_a_symmetric_channel():
     assert plug_in_information(x, y) == pytest.approx(1 - entropy([0.11, 0.89]), abs=0.02)
     ids = np.arange(64)
     assert plug_in_information(ids, ids) == pytest.approx(6.0)  # its cap, whatever the population
+    assert plug_in_information(ids, ids, "miller-madow") > 6.5  # which the correction is not held to
     with pytest.raises(ValueError, match="pairs"):
         plug_in_information([1, 2], [1])
 

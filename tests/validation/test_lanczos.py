@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sde_sgd.validation._lanczos import largest_pairs, quadrature
+from sde_sgd.validation import _lanczos as lanczos_module
+from sde_sgd.validation._lanczos import _Basis, largest_pairs, quadrature, seeded
 from sde_sgd.validation._probes import cosine, hutch_pp
 
 CPU = torch.device("cpu")
@@ -91,6 +92,27 @@ def test_single_precision_reaches_its_own_tolerance():
     assert found.residuals.max() <= 1e-4
     with pytest.raises(ValueError, match=r"below the rounding of torch\.float32: at least 1\.2e-05"):
         largest(dense, 6, dtype=torch.float32, tolerance=1e-6)
+
+
+def test_one_pass_keeps_a_basis_of_single_precision_orthogonal(monkeypatch):
+    """|V Vᵀ − 1| is some roundings of 6e-8, and V A Vᵀ is tridiagonal; without the pass vectors come back whole."""
+    values = np.concatenate([np.linspace(0, 1, 400), [10.0, 20.0, 40.0, 100.0]])
+    dense = matrix(values)[0].float()
+    start = torch.randn(404, generator=seeded(1), dtype=torch.float32)
+
+    def departures(steps=120):
+        basis = _Basis(lambda v: dense @ v, start, seeded(2), lambda *_: None)
+        for _ in range(steps):
+            basis.step()
+        rows = torch.cat(basis._blocks)[:steps].double()
+        image = (rows @ dense.double() @ rows.T).numpy() - basis.tridiagonal()
+        return np.abs((rows @ rows.T).numpy() - np.eye(steps)).max(), np.abs(image).max() / 100
+
+    for cancelled in (lanczos_module._CANCELLED, 0.0):  # a second pass where the first took much; never one
+        monkeypatch.setattr(lanczos_module, "_CANCELLED", cancelled)
+        assert max(departures()) < 3e-6
+    monkeypatch.setattr(_Basis, "_orthogonal", lambda self, vector: vector)
+    assert min(departures()) > 0.1
 
 
 def test_memory_is_asked_for_before_it_is_taken():

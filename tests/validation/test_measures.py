@@ -9,6 +9,7 @@ import sde_sgd as sde
 from sde_sgd.validation import (
     OneHiddenLayer,
     Recorder,
+    RunState,
     When,
     network,
     recorded_sgd,
@@ -17,6 +18,9 @@ from sde_sgd.validation import (
     tiny_fc,
     train_sgd,
 )
+from sde_sgd.validation._recursion import Recursion
+from sde_sgd.validation._walk_floors import FloorLoss, joined
+from sde_sgd.validation.measures import flat
 from sde_sgd.validation.measures_noise import batch_share, layers
 from sde_sgd.validation.measures_steps import Ahead
 
@@ -83,6 +87,66 @@ def test_a_step_on_a_quadratic_in_closed_form(quadratic):
     aligned = np.trace(noise @ hessian) / np.linalg.norm(noise) / np.linalg.norm(hessian)
     np.testing.assert_allclose(run["noise_hessian_cosine"], aligned, atol=1e-12)
     assert abs(aligned) < 0.99 and np.ptp(run["gradient_cosine"].values) > 0.1  # neither is trivial here
+
+
+def test_between_the_floors_of_a_quadratic_there_is_no_barrier(quadratic, tmp_path):
+    """Floors at w + a*(w' − w), a* = g·∇f/(η gᵀHg), else at the lower end; the loss between them, and between iterates,
+    to 1e-10. Broken off and continued, the floor before is remembered: the same bits."""
+    hessian = quadratic[0]
+    rate, apart = 1.2 / np.linalg.eigvalsh(hessian)[-1], When.every(steps=4)
+
+    def recorded(**options):
+        floors = Recorder("floor_loss", apart, FloorLoss(), ("line", "place"))
+        return trained(quadratic, [recorder("weights", EACH), floors], steps=80, learning_rate=rate, **options)
+
+    run = recorded()
+    w, at = run["weights"].values, run["floor_loss_step"].values[:-1]
+    moves, slopes = w[at + 1] - w[at], w[at] @ hessian
+    free = -(moves * slopes).sum(1) / np.einsum("ti,ij,tj->t", moves, hessian, moves)
+    assert 3 < ((free > 0) & (free < 1)).sum() < len(at)  # both kinds: floors inside, and none
+    floors = w[at] + np.clip(free, 0, 1)[:, None] * moves
+    assert np.isnan(run["floor_loss"][0]).all()
+    for k, ends in enumerate((floors, w[at])):
+        x = ends[:-1, None] + np.linspace(0, 1, 11)[:, None] * np.diff(ends, axis=0)[:, None]
+        exact = 0.5 * np.einsum("tai,ij,taj->ta", x, hessian, x)
+        np.testing.assert_allclose(run["floor_loss"].values[1:-1, k], exact, atol=1e-10)
+    found = joined(run["floor_loss"].values[1:])
+    assert not (found.barrier | found.above).any() and (found.rise <= 0).all() and (found.height > -1e-13).all()
+
+    def interrupt(done, total):
+        if done > 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recorded(checkpoint=tmp_path, checkpoint_every=9, progress=interrupt)
+    np.testing.assert_array_equal(recorded(checkpoint=tmp_path, checkpoint_every=9)["floor_loss"], run["floor_loss"])
+
+
+class Well(nn.Module):
+    """(w² − 1)²/4."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([start], dtype=torch.float64))
+
+    def forward(self, rows):
+        return (self.w**2 - 1) ** 2 / 4 + 0 * rows
+
+
+def test_between_the_floors_of_a_double_well_there_is_the_barrier_that_is_known():
+    """From ∓2 a step of η = ⅓ ends at 0. The floors are ∓x, x = 1 − 0.02/(1.01) by the parabola through ∓0.8, 1, 1.2:
+    f rises by ¼ − f(x) from the one to the other, and nowhere between −2 and 2, which are higher than f(0)."""
+    measure, recursion = FloorLoss(), Recursion.checked(2, 2, "with_replacement", 0.0, False, 0.0, 1, 0)
+    losses, data = [], torch.zeros(2, dtype=torch.float64)
+    for step, place in enumerate((-2.0, 2.0, 2.0)):
+        model = Well(place)
+        state = RunState(step, float(step), 1 / 3, data, data, None, mean_of, flat(model), recursion, 0)
+        losses.append(measure(model, state))
+    found, x = joined(np.array(losses[1:])), 1 - 0.2 * (0.0484 - 0.0324) / (2 * (0.0484 + 0.0324))
+    assert found.barrier.tolist() == [True, False] and found.above.tolist() == [False, False]
+    depth = (x**2 - 1) ** 2 / 4
+    np.testing.assert_allclose(found.rise, [0.25 - depth, 0.0], atol=1e-12)
+    np.testing.assert_allclose(found.height, 2.25 - depth, atol=1e-12)
 
 
 def test_signal_to_noise_of_a_quadratic_crosses_one_where_it_must(quadratic):

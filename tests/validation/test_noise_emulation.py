@@ -67,7 +67,7 @@ def descent(small, noise, **more):
 
 
 def test_draws_have_the_covariance_they_are_named_for(small):
-    """4,000 draws of each kind, 600 of "hessian".
+    """2,000 draws of each kind, 300 of "hessian".
 
     The squared distance of their covariance from C/b is at most 3 times what it is on average for normal draws,
     (tr² + |C|²)/n; quadratic forms along 5 directions are within 10 deviations of normal draws, 5 for kinds of twice
@@ -76,7 +76,7 @@ def test_draws_have_the_covariance_they_are_named_for(small):
     known = covariances(*small)
     rng = np.random.default_rng(0)
     for noise, expected in known.items():
-        draws = descent(small, noise, replicas=600 if noise == "hessian" else 4000, seed=3).draw().numpy()
+        draws = descent(small, noise, replicas=300 if noise == "hessian" else 2000, seed=3).draw().numpy()
         found = 2.5 * draws.T @ draws / len(draws)
         floor = (np.trace(expected) ** 2 + (expected**2).sum()) / len(draws)
         assert ((found - expected) ** 2).sum() < 3 * floor, noise
@@ -114,6 +114,21 @@ def test_root_by_products_is_the_root():
     short = lanczos_root(lambda v: v @ b, z, 2)
     np.testing.assert_allclose((short**2).sum(1), (z * (z @ b)).sum(1), rtol=1e-12)
     assert np.abs(short.numpy() - expected).max() > 0.1
+
+
+def test_top_curvature_is_that_of_the_matrix(small):
+    """By as many products as weights to 1e-9, by 6 from below; and looking changes no later draw."""
+    model, inputs, targets = small
+    known = np.linalg.eigvalsh(Curvature(model, CROSS, (inputs, targets)).matrix())[-1]
+    made, again = (descent(small, "exact", replicas=2, seed=1) for _ in range(2))
+    np.testing.assert_allclose(made.top_curvature(41), known, rtol=1e-9)
+    few = made.top_curvature(6)
+    assert torch.all(few < known * (1 + 1e-12)) and torch.all(few > 0.9 * known)
+    for one in (made, again):
+        one.run(2)
+    assert torch.equal(made.weights, again.weights)
+    own = made.top_curvature(41)  # each replica has its own
+    assert own[0] != own[1] and not np.allclose(own, known, rtol=1e-3)
 
 
 def test_descent_without_noise_is_full_batch_sgd(small):
@@ -179,7 +194,7 @@ def test_a_run_that_diverges_says_so(small):
 def test_exit_times_are_the_hypergeometric_function():
     """All three signs of curvature against ₂F₂ with 40 digits, from 1e-9 to 400; and R²/2TD without any."""
     mp.mp.dps = 40
-    for z in (1e-9, 1e-7, 2e-7, 1e-3, 0.3, 1.0, 4.0, 25.0, 39.9, 40.1, 60.0, 63.9, 64.1, 300.0):
+    for z in (1e-9, 1e-7, 2e-7, 1e-3, 0.3, 1.0, 4.0, 25.0, 49.9, 50.1, 63.9, 64.1, 300.0):
         for sign in (1, -1):
             exact = float(mp.log(mp.hyper([1, 1], [1.5, 2], mp.mpf(sign * z))))
             found = slab_exit_time(sign * z, 0.5, 1.0, 1.0, log=True)
@@ -190,6 +205,8 @@ def test_exit_times_are_the_hypergeometric_function():
     assert far[0] == pytest.approx(1e5 + math.log(math.sqrt(math.pi) / 2) - 1.5 * math.log(1e5), abs=1e-4)
     half = 0.5 * math.log(4e5) + 0.25 * 0.5772156649015329 * 2
     assert math.exp(far[1]) == pytest.approx(2 * (half / 2) / 1e5, rel=1e-5)
+    deep = slab_exit_time(1e20, 0.5, 1.0, 1.0, log=True)  # the layer at the edge is thinner than a rounding of X²
+    assert deep == pytest.approx(1e20, rel=1e-14)
 
 
 def test_exit_time_by_the_backward_equation():
@@ -227,6 +244,7 @@ def test_radius_is_the_inverse_and_not_one_over_the_curvature():
     np.testing.assert_allclose(turned.radius, plain.radius, rtol=1e-9)
     assert np.isnan(plain.deviation[2]) and plain.radius[2] > 0
     assert float(stability_radius(1.0, 0.0, 0.1, 5.0).radius[0]) == 0.0
+    assert float(stability_radius(-2.0, 0.5, 0.1, 1000.0).radius[0]) == np.inf  # e^{2000}: a saddle keeps nothing
 
 
 def test_radius_of_a_network_is_that_of_its_matrices(small):
@@ -247,6 +265,7 @@ def test_radius_of_a_network_is_that_of_its_matrices(small):
         (lambda: slab_exit_time(1.0, -1.0, 1.0, 1.0), "noise must be >= 0"),
         (lambda: slab_exit_time(1.0, 1.0, 0.0, 1.0), "temperature must be > 0"),
         (lambda: slab_exit_time(1e4, 1.0, 1.0, 1.0), "ask for log=True"),
+        (lambda: slab_exit_time(1e200, 1e-200, 1.0, 1.0), "beyond float64"),
         (lambda: stability_radius(1.0, 1.0, 0.1, -1.0), "time"),
         (lambda: stability_radius([[1.0, 2.0], [0.0, 1.0]], np.eye(2), 0.1, 1.0), "must be symmetric"),
         (lambda: stability_radius(np.eye(2), -np.eye(2), 0.1, 1.0), "positive semi-definite"),
@@ -293,6 +312,17 @@ def test_norm_stays_when_layers_are_rescaled_and_a_plain_norm_does_not(small):
         model[3].weight /= 5
     assert fisher_rao_norm(model, CROSS, pair) == pytest.approx(before, rel=1e-12)
     assert sum(float(p.detach().square().sum()) for p in model.parameters()) > 5 * size
+
+
+def test_norm_of_no_weights_is_none(small):
+    """0 at w = 0, where every degree is right."""
+    _, inputs, targets = small
+    model = biasless(4, 6, 3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    assert fisher_rao_norm(model, CROSS, (inputs, targets), degree=2) == 0.0
+    assert fisher_rao_norm(model, CROSS, (inputs, targets)) == 0.0
 
 
 def test_a_bias_has_no_degree(small):

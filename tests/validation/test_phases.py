@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import sde_sgd as sde
-from sde_sgd import experiment, figures
+from sde_sgd import experiment
 from sde_sgd._console import Console
-from sde_sgd._files import write_bytes
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
 from sde_sgd.validation import When, phases, recorded_sgd, recorder
 from sde_sgd.validation import _phases_known as known
 from sde_sgd.validation import _phases_summary as of
-from sde_sgd.validation._phases_answers import _correlation, _differs
+from sde_sgd.validation._phases_answers import _correlation, _differs, _not_half
 from sde_sgd.validation._phases_answers import one as answer
 from sde_sgd.validation._phases_events import (
     crossing,
@@ -26,15 +26,14 @@ from sde_sgd.validation._phases_events import (
     smoothed,
 )
 from sde_sgd.validation._phases_growth import compared, fit, local_exponents
-from sde_sgd.validation._phases_report import shown
 from sde_sgd.validation._phases_runs import activations, connected, data_of, followed, record_steps, settings_of
+from sde_sgd.validation._phases_tables import ranged, shown, times
 from sde_sgd.validation.information import binned_information
+from sde_sgd.validation.measures_noise import batch_share
 
-TINY = {
-    "samples": 60, "hidden": [5, 4], "epochs": 6, "batch_size": 10, "learning_rate": 0.3, "records": 20,
-    "plane_samples": 40, "random_labels": [1.0], "wide": [16], "label_samples": 40, "label_epochs": 8,
-    "quadratic_runs": 10, "seeds": 2,
-}  # fmt: skip
+from ._tiny import TINY as SMALL
+
+TINY = SMALL["phases"]
 
 
 # Crossings -------------------------------------------------------------------------------------------------------
@@ -101,7 +100,70 @@ def test_events_along_a_line():
     assert falls_to(steps, [4.0, 2, 1, 0], 0.25) == 2.0 and np.isnan(falls_to(steps, [0, 1, 2, 3], 0.5))
     assert passes(steps, [0.0, 0.5, 0.9, 1.0], 0.7) == 1.5 and passes(steps, [1.0, 0, 0, 0], 0.5) == 0
     assert np.isnan(passes(steps, [0, 0, 0, 0], 1)) and peak(steps, [0, 3, np.nan, 1]) == 1
+    assert np.isnan(peak(steps, [0, 1, 2, 3])) and np.isnan(peak(steps, [3, 1, 2, 2]))  # the end of a record is no peak
     np.testing.assert_allclose(smoothed(2.0 ** np.array([0, 3, 0, 0, 3]), 3), 2.0 ** np.array([0, 1, 1, 1, 3]))
+
+
+# Numbers of a run ------------------------------------------------------------------------------------------------
+
+
+def told(steps, *snr, loss=None):
+    """A run of 1000 samples whose layers have these SNR at b = 10."""
+    share, ratios = batch_share(10, 1000, "reshuffling"), np.stack(snr, axis=1)
+    noise = np.ones_like(ratios)
+    statistics = np.stack([ratios * np.sqrt(share), noise, np.sqrt(share) * noise, ratios], axis=-1)
+    found = {"statistics": (("step", "layer", "statistic"), statistics)}
+    return xr.Dataset(found if loss is None else found | {"loss": ("step", loss)}, {"step": steps},
+                      {"noise_size": 10, "samples": 1000})  # fmt: skip
+
+
+def test_drift_is_a_mean_over_steps_while_the_loss_falls():
+    """ln SNR = 1 − t/100, loss down by nine tenths at step 90: 1 − 0.45; at four times the batch ½ ln of the shares."""
+    steps = np.arange(0, 201, 5)
+    run = told(steps, np.exp(1 - steps / 100), loss=np.maximum(1 - steps / 100, 0.0))
+    assert of.drift(run) == pytest.approx(0.55, abs=1e-12)
+    more = 0.5 * np.log(batch_share(10, 1000, "reshuffling") / batch_share(40, 1000, "reshuffling"))
+    assert of.drift(run, 40) == pytest.approx(0.55 + more, abs=1e-12)
+    assert of.crossing_of(run).last == pytest.approx(100, abs=1e-9)
+    below = told(steps, np.exp(-1 + np.minimum(steps, 50) / 30), loss=np.maximum(1 - steps / 100, 0.0))
+    assert of.ratio(below)[0] < 1 and of.drift(below) > 0  # a start below 1 is not the whole of the drift
+    assert np.isnan(of.drift(told(steps, np.ones(len(steps)), loss=steps / 100)))
+
+
+def test_layers_that_do_not_cross_are_not_left_out():
+    steps = np.arange(0, 401, 5)
+    falls = [np.exp(1 - steps / where) for where in (100.0, 150.0)]
+    assert of.layers_apart(told(steps, *falls)) == pytest.approx(np.log(1.5), abs=1e-9)
+    low, high = np.full(len(steps), 0.5), np.full(len(steps), 2.0)
+    assert of.layers_apart(told(steps, *falls, low)) == pytest.approx(np.log(150), abs=1e-9)
+    assert of.layers_apart(told(steps, *falls, high)) == pytest.approx(np.log(8), abs=1e-9)
+    assert np.isnan(of.layers_apart(told(steps, low, low))) and np.isnan(of.layers_apart(told(steps, low, high)))
+
+
+def test_what_is_left_of_the_start_is_counted_from_the_crossing():
+    steps = np.arange(0, 401, 5)
+    run = told(steps, np.exp(1 - steps / 100.0))
+    share = 3 - np.log1p(steps) / np.log(101)  # 2 at the crossing, step 100
+    run["projection"] = ("step", share)
+    assert of.kept(run) == pytest.approx(share[-1] / 2, abs=1e-9)
+    assert np.isnan(of.kept(run.assign(statistics=told(steps, np.full(len(steps), 2.0))["statistics"])))
+
+
+def test_intervals_of_steps_are_those_of_their_logarithms():
+    """Of 10, 100 and 1000 the mean less its interval would be a step below 0."""
+    assert times([10.0, 100.0, 1000.0]) == "100 (0.328 to 3.049 × 10⁴)"
+    assert times([8.0, 8.0], np.log(2)) == "8 (4 to 16)"
+    assert times([4.0, 0.0, np.inf]) == "4 in 1, 0 in 1, never in 1"
+    assert [times([value] * 2) for value in (0.0, np.inf, np.nan)] == ["0", "never", "–"]
+    assert ranged([3.0, np.inf, 0.5]) == "0.5 to never" and ranged([0.0, 0.0]) == "0"
+    assert shown([1.0, 1.0]) == "1 ± 0" and shown([1.0, 1.0], 0.3) == "1 ± 0.3" and shown([np.inf] * 2) == "never"
+    assert shown([1, 2, np.inf]).endswith("(2 of 3 seeds)") and shown([3.0, np.nan]) == "3 (1 of 2 seeds)"
+
+
+def test_laws_without_records_are_refused_before_training():
+    config = phases.EXPERIMENT.resolve({**TINY, "epochs": 2})
+    with pytest.raises(ValueError, match="raise epochs, now 2, or records, now 20"):
+        phases._enough(config)
 
 
 # Growth ----------------------------------------------------------------------------------------------------------
@@ -121,9 +183,9 @@ def test_exact_laws_are_recovered_and_told_apart():
     middle = [np.exp(np.log(part).mean()) for part in np.array_split(t, 3)]
     expected = [0.7 / (2 + 0.7 * np.log(m)) for m in middle]
     np.testing.assert_allclose(local_exponents(t, logarithm), expected, rtol=0.02)
-    for times, said in (([0.0, 1, 2], "> 0 and increase"), ([1.0, 2], "at least 3")):
+    for when, said in (([0.0, 1, 2], "> 0 and increase"), ([1.0, 2], "at least 3")):
         with pytest.raises(ValueError, match=said):
-            fit("power", times, np.ones(len(times)))
+            fit("power", when, np.ones(len(when)))
     with pytest.raises(ValueError, match="leave the start out"):
         local_exponents(t, power - power[0])
 
@@ -208,16 +270,15 @@ def test_registered_with_bounds_and_a_quick_form():
             chosen.resolve(given)
     assert _differs(0.01, 0.03) is False and _differs(0.06, 0.1) is True and _differs(-0.1, 0.1) is None
     assert np.isnan(_correlation(np.ones(3), np.arange(3))) and _correlation(np.arange(3), -np.arange(3)) == -1.0
-    assert answer("s", "c", [1.0, np.nan], (0, 1), "m") == [] and answer("s", "c", [], (0, 1), "m") == []
-    assert shown([1.0, 1.0]) == "1 ± 0" and shown([np.inf] * 2) == "never" and "(2 of 3 seeds)" in shown([1, 2, np.inf])
+    assert answer("s", "c", [1.0, np.nan], (0, 1), "m") == "“c” (1 of 2 seeds)"
+    assert answer("s", "c", [0.5] * 3, (0, 1), "m", resolution=0.6).verdict == "undecided"
+    assert answer("s", "c", [0.5] * 3, (0, 1), "m").verdict == "seen"
+    assert _not_half(0.42, 0.55) is False and _not_half(0.1, 0.3) is True and _not_half(0.3, 0.55) is None
 
 
-@pytest.mark.evidence(table="phases_whole")
-def test_a_tiny_run_is_told_whole(table, tmp_path, monkeypatch, killed):
-    """Every section is there, sentences have their verdicts in the result; killed and resumed, the same bits."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
+@pytest.mark.evidence
+def test_a_tiny_run_is_told_whole(tmp_path, undrawn):
+    """Every section is there, and sentences have their verdicts in the result."""
     run = Run("phases", phases.EXPERIMENT.resolve(TINY), root=tmp_path / "whole")
     perform(run, phases.EXPERIMENT, Console(True))
     result, page = run.result(), run.report_path.read_text("utf-8")
@@ -226,9 +287,3 @@ def test_a_tiny_run_is_told_whole(table, tmp_path, monkeypatch, killed):
     for heading in ("Drift, then diffusion", "The information plane", "Labels at random", "The way from the start"):
         assert heading in page
     assert page.count("<figure") >= 8
-    kills, stages = killed("phases", TINY, run.folder, "*/state.pt", (1, 6, 12))
-    table(
-        "The phases, tiny: killed and continued", ["sentences", "figures", "kills −9", "stages that are identical"],
-        [[told.sizes["sentence"], page.count("<figure"), kills, stages]],
-        "The numbers of every stage, compared bit for bit with an uninterrupted run.",
-    )  # fmt: skip

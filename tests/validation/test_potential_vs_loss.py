@@ -24,12 +24,7 @@ from sde_sgd.validation.local_prediction_figures import plot_areas, plot_conditi
 from sde_sgd.validation.networks import parameter_count
 from sde_sgd.validation.potential_vs_loss import EXPERIMENT, _replicas, _settled
 
-TINY = {
-    "learning_rates": [0.1, 0.05], "seeds": 1, "domain": False, "burn_in_time": 60.0, "settle_time": 5.0,
-    "pilot_time": 20.0, "run_time": 300.0, "snapshots": 1, "directions": 3, "area_lags": [1, 4], "blocks": 16,
-    "losses": 50, "surrogates": 19, "surrogate_states": 8192, "isotropic_tanh": [1e-9], "isotropic_relu": [1e-6],
-    "isotropic_steps": 1000, "divergence_probes": 2, "estimate_steps": 10_000,
-}  # fmt: skip
+from ._tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +81,7 @@ def test_intervals_of_seeds_and_misfit():
 
 def test_tiny_run_is_deterministic_and_resumes(data, tmp_path):
     """A cell of the study, stopped between two pieces of its run: the same bits as uninterrupted."""
-    config = EXPERIMENT.resolve(TINY)
+    config = EXPERIMENT.resolve(TINY["potential-vs-loss"])
     nothing = lambda done, total: None  # noqa: E731
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(885, 3)))[0].T
     table = np.broadcast_to(np.eye(3), (3, 2, 3, 3)).copy()
@@ -177,7 +172,7 @@ def test_replicas_of_a_convex_network_are_as_predicted(data, monkeypatch):
     monkeypatch.setattr(domain, "build", lambda name, seed: nn.Sequential(nn.Flatten(), nn.Linear(49, 5)).double())
     monkeypatch.setattr(domain, "ensemble", functools.partial(ensemble, compile=False))
     few = Split(data.inputs[:100], data.targets[:100], data.test_inputs, data.test_targets)
-    config = dict(EXPERIMENT.resolve(TINY)) | {
+    config = dict(EXPERIMENT.resolve(TINY["potential-vs-loss"])) | {
         "learning_rates": [0.2], "seeds": 2, "weight_decay": 0.5, "directions": 6, "replicas": 24,
         "domain_time": 1500.0, "ensemble_burn_in_time": 20.0,
     }  # fmt: skip

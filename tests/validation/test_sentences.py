@@ -7,7 +7,8 @@ from sde_sgd._console import Console
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
-from sde_sgd.validation._sentences import Answer, collected, sentences_section, student
+from sde_sgd.validation import collected_sentences
+from sde_sgd.validation._sentences import Answer, sentences_section, shown, student
 
 INF = float("inf")
 
@@ -21,6 +22,7 @@ def test_interval_is_student_s():
     found = student([1.0, 2.0, 4.0])
     half = 0.95 / np.sqrt(2 * 0.975 * 0.025) * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(found, [7 / 3, 7 / 3 - half, 7 / 3 + half], rtol=1e-12)
+    assert shown([1.0, 1.0]) == "1 ± 0" and shown([2.0]) == "2 ± ∞" and shown([1.0, np.nan], "lost") == "lost"
     assert student([3.0]) == (3.0, -INF, INF) and student([0.1] * 3) == (0.1, 0.1, 0.1)
 
 
@@ -122,9 +124,9 @@ def test_sentences_are_in_the_report_and_in_the_result(tmp_path):
     assert kept["verdict"].values.tolist() == ["seen", "undecided", "seen only when"]
     assert kept["effect"].shape == (3, 3) and np.isnan(kept["effect"].values[1, 2])
     assert kept["otherwise"].values[2, 0] == -1 and kept["condition"].values[2] == "b < 5"
-    both = collected(trees)
+    both = collected_sentences(trees)
     assert both.sizes["sentence"] == 6 and both["experiment"].values.tolist() == ["one"] * 3 + ["two"] * 3
     with pytest.raises(ValueError, match="none of x has sentences"):
-        collected({"x": trees["one"]["verdicts"]})
+        collected_sentences({"x": trees["one"]["verdicts"]})
     with pytest.raises(ValueError, match="no sentence"):
         sentences_section(None, [])

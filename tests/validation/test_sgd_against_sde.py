@@ -8,7 +8,7 @@ import scipy.stats
 import xarray as xr
 
 import sde_sgd as sde
-from sde_sgd import experiment, figures
+from sde_sgd import experiment
 from sde_sgd._console import Console
 from sde_sgd._files import write_bytes
 from sde_sgd.report import Report
@@ -19,21 +19,9 @@ from sde_sgd.validation import _sgd_sde_runs as runs
 from sde_sgd.validation import sgd_against_sde, validity_map
 from sde_sgd.validation.sgd_sde_figures import plot_gaps, plot_laws, plot_means, plot_validity
 
-TINY = {
-    "sgd-vs-sde": {"learning_rates": [0.1, 0.4], "batch_size": 2, "fixed_batch_size": 3, "time": 1.6, "saves": 2,
-                   "replicas": 8, "substeps": 2, "samples": 16, "hidden": 2, "warm_up_time": 1.0, "directions": 2},
-    "validity-map": {"learning_rates": [0.1, 0.4], "batch_sizes": [2, 4], "order": 2, "time": 0.8, "replicas": 8,
-                     "samples": 16, "hidden": 2, "warm_up_time": 1.0},
-}  # fmt: skip
+from ._tiny import TINY
+
 PARTS = {"sgd-vs-sde": sgd_against_sde, "validity-map": validity_map}
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made and not rendered, which is most of the time of a tiny run."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
 
 
 def performed(name, root):
@@ -216,7 +204,7 @@ def test_sgd_that_diverges_is_told_not_hidden():
     assert runs.sgd_run(config, start, 0.4, 2, 0).attrs["diverged"] == -1
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", PARTS)
 def test_a_tiny_run_is_told_whole_and_resumes_after_its_stages(name, tmp_path, undrawn):
     run = performed(name, tmp_path / "whole")
     said = run.result()["verdicts"]["sentence"].values
@@ -233,7 +221,7 @@ def test_a_tiny_run_is_told_whole_and_resumes_after_its_stages(name, tmp_path, u
         assert load(path).drop_attrs().identical(load(again.folder / "stages" / path.name).drop_attrs()), path.name
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", PARTS)
 def test_registered_with_bounds_and_a_quick_form(name):
     assert experiment.get(name) is PARTS[name].EXPERIMENT
     assert experiment.get(name).resolve({}, quick=True)["replicas"] < experiment.get(name).resolve({})["replicas"]
@@ -287,16 +275,3 @@ def test_what_is_said_of_the_limit_follows_from_the_runs():
     assert "settled on a law of its own" in said(jumps)
     assert "still changes with η" in said({0.1: jumps[0.1], 0.2: jumps[0.2] + 1.0})
     assert "do not tell SGD" in said({0.1: draw.normal(1.0, 1.0, 600), 0.2: jumps[0.2]})
-
-
-@pytest.mark.evidence(table="sgd_against_sde_resumed")
-def test_killed_runs_go_on_with_the_same_bits(table, tmp_path, killed):
-    """kill −9 at several moments of each experiment, then the same command: stages bit for bit as without."""
-    rows = []
-    for name in TINY:
-        whole = performed(name, tmp_path / "whole").folder
-        rows.append([name, *killed(name, TINY[name], whole, "*.npz", (1, 3, 5))])
-    table(
-        "SGD against its SDE, killed and continued", ["experiment", "kills −9", "stages that are identical"], rows,
-        "Tiny configurations; the numbers of every stage, compared bit for bit with an uninterrupted run.",
-    )  # fmt: skip

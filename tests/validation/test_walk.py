@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import xarray as xr
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from sde_sgd import experiment, figures
+import sde_sgd as sde
+from sde_sgd import experiment
 from sde_sgd._console import Console
-from sde_sgd._files import write_bytes
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
 from sde_sgd.validation import network, train_sgd, walk
-from sde_sgd.validation._walk_report import shown
+from sde_sgd.validation._walk_floors import joined, joined_on_toy
 from sde_sgd.validation._walk_runs import (
     IsotropicNoise,
     data_of,
@@ -25,15 +26,14 @@ from sde_sgd.validation._walk_runs import (
     walked,
     with_isotropic_noise,
 )
-from sde_sgd.validation._walk_segments import quadratic_height, segments
-from sde_sgd.validation._walk_sentences import _rank_correlation, finished
+from sde_sgd.validation._walk_segments import place_of_floor, quadratic_height, segments
+from sde_sgd.validation._walk_sentences import _floors_of, _of_ranks, _rank_correlation, finished
 from sde_sgd.validation._walk_valley import valley
+from sde_sgd.validation.walk_figures import cosine_series
 
-TINY = {
-    "networks": ["mlp"], "samples": 60, "epochs": 3, "record_epochs": [1, 3], "segments": 3, "batch_size": 20,
-    "batch_sizes": [10, 30], "cosines": 10, "curvatures": 1, "valley_steps": 400, "cosine_rates": [0.1],
-    "cosine_burn_in": 1, "cosine_steps": 200, "seeds": 2,
-}  # fmt: skip
+from ._tiny import TINY as SMALL
+
+TINY = SMALL["walk"]
 ALPHAS = np.linspace(0, 1, 11)
 
 
@@ -49,8 +49,11 @@ def test_heights_on_a_quadratic_are_the_formula():
         w, kick, eta = rng.standard_normal(4), rng.standard_normal(4), 0.3
         slope, gradient = hessian @ w, hessian @ w + kick
         points = w - ALPHAS[:, None] * eta * gradient
-        found = segments(0.5 * np.einsum("ai,ij,aj->a", points, hessian, points))
-        assert not found.barrier  # convex
+        losses = 0.5 * np.einsum("ai,ij,aj->a", points, hessian, points)
+        found = segments(losses)
+        assert not found.barrier and found.rise < 0  # convex
+        lowest = gradient @ slope / (eta * gradient @ hessian @ gradient)
+        assert place_of_floor(losses) == pytest.approx(np.clip(lowest, 0, 1), abs=1e-10)
         try:
             exact = quadratic_height(gradient, slope, hessian, eta)
         except ValueError:
@@ -71,6 +74,8 @@ def test_floors_and_barriers_of_curves():
     assert found.barrier.tolist() == [False, True, False, False, False]  # the last is rounding, not a barrier
     np.testing.assert_allclose(found.floor[:3], [-0.25, 0, 0], atol=1e-12)
     np.testing.assert_allclose(found.height[:3], [0.25, 0, 0.5], atol=1e-12)
+    np.testing.assert_allclose(found.rise[:3], [-0.09, 0.25, -0.1], atol=1e-12)
+    np.testing.assert_allclose(place_of_floor(several[:3]), [0.5, 0.0, 0.0], atol=1e-12)  # no floor: the lower end
     assert segments(np.array([0.0, 1e-6, 0.0]), tolerance=1e-3).barrier  # relative to the losses, not to 1
     with pytest.raises(ValueError, match="odd number"):
         segments(np.zeros((3, 4)))
@@ -144,10 +149,50 @@ def test_the_valley_meets_its_closed_forms():
     independent = found["rate"].values * 10 * 1500  # steps over the correlation time, times 2 seeds, halved
     off = smooth["variance"].mean("seed").values / found["exact_variance"].values - 1
     assert (np.abs(off) < 5 * np.sqrt(2 / independent)).all()
+    bumpy = found.isel(ripple=1)
+    assert float(smooth["floor_barrier"].max()) == float(smooth["floor_exact"].max()) == 0.0
+    assert float(bumpy["floor_exact"].max()) > 0.2 and float(bumpy["floor_missed"].mean()) < 0.1 > float(
+        bumpy["floor_false"].mean()
+    )
     ar = 1 - found["rate"].values * 10  # of y: Var of a mean of squares 2 Var²(1 + ar²)/((1 − ar²)n), were it normal
     exact = found["exact_variance"] * np.sqrt(2 * (1 + ar**2) / ((1 - ar**2) * 1500))
     quotient = np.sqrt((smooth["variance_error"] ** 2).mean("seed")).values / exact
     assert (quotient > 0.5).all() and (quotient < 1.6).all()  # 38 degrees of freedom: 0.65 to 1.35 with 99.9 %
+
+
+def test_floors_of_the_bumpy_valley_in_closed_form():
+    """Steps straight across at x = 0, 0 and 1: V = x²/20 + ε(1 − cos 2πx) between them, whatever the height of y."""
+    toy = sde.landscapes.get("bumpy_valley", floor=0.1, wall=10.0, ripple=0.05, finite_sum=True)
+    path = np.array([[0, -0.3], [0, 0.1], [0, -0.2], [0, 0.3], [1, -0.2], [1, 0.2]])
+    losses = toy.loss(path[:-1, None] + ALPHAS[:, None] * np.diff(path, axis=0)[:, None])
+    found, exact = joined_on_toy(toy, path, losses, 2)
+    x = np.linspace(0, 1, 100_001)
+    v = x**2 / 20 + 0.05 * (1 - np.cos(2 * np.pi * x))
+    np.testing.assert_allclose(exact, [0, v.max() - v[-1]], atol=1e-5)
+    np.testing.assert_allclose(found.rise, [0, v[::10_000].max() - v[-1]], atol=1e-12)
+    assert found.barrier.tolist() == [False, True]
+    np.testing.assert_allclose(found.height, [5 * (0.3**2 + 0.2**2) / 2, 5 * 0.2**2], atol=1e-12)
+
+
+def test_what_is_said_of_the_floor_can_be_yes_and_no():
+    hill, bowl = np.sin(np.pi * ALPHAS), -np.sin(np.pi * ALPHAS)
+
+    def told(floor, iterate):
+        run = xr.Dataset({"floor_loss": (("floor_loss_step", "line", "place"), np.array([[floor, iterate]] * 40))})
+        answers = _floors_of({"floor_epochs": 1}, {("mlp", "sgd"): [run] * 3}, "mlp")
+        return [answer.verdict for answer in answers]
+
+    assert told(hill, 2 + bowl) == ["seen", "seen", "seen"]
+    assert told(hill, 0.5 + hill) == ["seen", "undecided", "not seen"]  # as many barriers; lower than they are
+    assert told(bowl, 2 + hill) == ["not seen", "not seen"]  # no barrier has no height
+
+
+def test_cosines_of_fewer_records_than_parts():
+    products = np.array([[1.0, 2.0, 2.0], [-1.0, 4.0, 1.0]])
+    run = xr.Dataset({"gradient_products": (("gradient_products_step", "product"), products)},
+                     {"gradient_products_step": [0, 5]})  # fmt: skip
+    np.testing.assert_allclose(cosine_series(run), [[0, 5], [0.5, -0.5]])
+    np.testing.assert_allclose(cosine_series(run, 1), [[2.5], [0.0]])
 
 
 def test_rank_correlation_is_spearman_s():
@@ -155,7 +200,9 @@ def test_rank_correlation_is_spearman_s():
     one, two = rng.integers(0, 5, 12).astype(float), rng.standard_normal(12)
     assert _rank_correlation(one, two) == pytest.approx(scipy.stats.spearmanr(one, two).statistic)
     assert np.isnan(_rank_correlation([1, 2], [1, 2])) and np.isnan(_rank_correlation([1, 1, 1], [1, 2, 3]))
-    assert shown([1.0, 1.0]) == "1 ± 0" and shown([2.0]) == "2 ± ∞"
+    run = xr.Dataset({"hessian_eigenvalues": (("step", "index"), np.zeros((5, 1)))})
+    swapped = _rank_correlation([1, 2, 3, 4], [1, 3, 2, 4])
+    assert _of_ranks([(run, run)]) == pytest.approx(_rank_correlation([1, 2, 3, 4], [1, 2, 3, 4]) - swapped)
 
 
 # As an experiment ------------------------------------------------------------------------------------------------
@@ -167,7 +214,7 @@ def test_registered_with_bounds_and_a_quick_form():
     for given, said in (
         ({"networks": ["mlp", "mlp"]}, "each once"), ({"networks": ["lenet"]}, "some of mlp"),
         ({"record_epochs": [2, 1]}, "must increase"), ({"networks": ["resnet"]}, "noise is about the mlp"),
-        ({"seeds": 1}, "seeds must be from 2"),
+        ({"seeds": 1}, "seeds must be from 2"), ({"floor_epochs": 17}, "more than the 16 epochs"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             known.resolve(given)
@@ -209,24 +256,22 @@ def network_end(config, run):
     return parameters_to_vector(model.parameters()).detach().numpy()
 
 
-@pytest.mark.evidence(table="walk_whole")
-def test_a_tiny_run_is_told_whole(table, tmp_path, monkeypatch, killed):
-    """Every section is there, sentences have their verdicts in the result; killed and resumed, the same bits."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "svg", lambda figure: b"")
-    monkeypatch.setattr(figures, "save_png", lambda figure, path: write_bytes(path, b""))
+@pytest.mark.evidence
+def test_a_tiny_run_is_told_whole(tmp_path, undrawn):
+    """Every section is there, sentences have their verdicts in the result, and floors are joined an epoch apart."""
     run = Run("walk", walk.EXPERIMENT.resolve(TINY), root=tmp_path / "whole")
     perform(run, walk.EXPERIMENT, Console(True))
     result, page = run.result(), run.report_path.read_text("utf-8")
     told = result["sentences"]
     assert told.sizes["sentence"] >= 15 and set(told["verdict"].values) <= {"seen", "not seen", "seen only when",
                                                                            "undecided"}  # fmt: skip
-    for heading in ("From one iterate to the next", "SGD, gradient descent, isotropic noise", "A bumpy valley"):
+    for heading in (
+        "From one iterate to the next",
+        "From floor to floor",
+        "SGD, gradient descent, isotropic noise",
+        "A bumpy valley",
+    ):
         assert heading in page
-    assert page.count("<figure") >= 8
-    kills, stages = killed("walk", TINY, run.folder, "*/state.pt", (1, 6, 20))
-    table(
-        "The walk, tiny: killed and continued", ["sentences", "figures", "kills −9", "stages that are identical"],
-        [[told.sizes["sentence"], page.count("<figure"), kills, stages]],
-        "The numbers of every stage, compared bit for bit with an uninterrupted run.",
-    )  # fmt: skip
+    assert page.count("<figure") >= 9
+    sgd = result["walk/mlp-sgd-0"].to_dataset()
+    assert sgd["floor_loss_step"].values.tolist() == [3, 6, 9] and not joined(sgd["floor_loss"].values).barrier.all()
