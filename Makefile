@@ -5,7 +5,7 @@ SOURCES = sde_sgd theory validation tests benchmarks
 
 .PHONY: demo test lint quick wheel-test evidence bench docs clean
 
-demo: .venv/ready          ## the main run: five roads to one density, with a report
+demo: .venv/ready          ## the main run: roads to one density, networks, claims, a diagnosis; with a report
 	$(BIN)/sde-sgd demo
 
 test: .venv/ready          ## always under five minutes
