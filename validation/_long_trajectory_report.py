@@ -109,7 +109,7 @@ def plateau(pilot: xr.Dataset, learning_rate: float, batch_size: int) -> float:
     return float(np.sqrt((learning_rate / batch_size * noise * h / (2 - learning_rate * h)).mean()))
 
 
-def current_section(study: Study, run: xr.Dataset, tests: xr.Dataset, smooth: xr.Dataset) -> None:
+def current_section(study: Study, run: xr.Dataset, tests: xr.Dataset) -> None:
     section = study.report.section("What can tell: the area swept out")
     p = float(tests["overall_p_value"])
     section.verdict(
@@ -117,49 +117,45 @@ def current_section(study: Study, run: xr.Dataset, tests: xr.Dataset, smooth: xr
         f"Detailed balance is broken: no current has p = {p:.2g} over all pairs of {tests.sizes['direction']} "
         "directions and all lags (an exact test by reversing blocks; promised: below 0.01).",
     )
-    first = smooth.isel(area_lag=0)
-    slope, error, memory = float(first.slope), float(first.slope_error), smooth.attrs["block_relaxations"]
+    first = tests.sel(kind="with kinks").isel(area_lag=0)
+    slope, error, memory = float(first.slope), float(first.slope_error), tests.attrs["block_relaxations"]
     allowed = max(0.25, 3 * error)
     if allowed > _TELLING or memory < _LONG:
         section.text(
-            "Whether a smooth network's current has the size that the linear theory predicts, so short a run cannot "
-            f"tell: with tanh in place of ReLU {_slope(first)}; a block, over which the errors are, lasts "
-            f"{memory:.2g} relaxation times of the slowest of these directions."
+            "Whether it has the size that the linear theory predicts, so short a run cannot tell: with the kinks of "
+            f"ReLU in H {_slope(first)}; a block, over which the errors are, lasts {memory:.2g} relaxation times of "
+            "the slowest of these directions."
         )
     else:
         section.verdict(
             abs(slope - 1) < allowed,
-            "In a smooth network, tanh in place of ReLU and all else the same, the current has the size that the "
-            f"linear theory predicts: {_slope(first)} (theory: slope 1, allowed: ± {allowed:.2f}).",
+            "It has the size that the linear theory predicts, with the kinks of ReLU in H: "
+            f"{_slope(first)} (theory: slope 1, allowed: ± {allowed:.2f}).",
         )
-    rows = [[name, int(t.area_lag) * run.attrs["every"], *(float(t[k]) for k in ("p_value", "slope", "slope_error",
-             "correlation"))]
-            for name, one in (("ReLU", tests), ("tanh", smooth))
-            for t in (one.isel(area_lag=i) for i in range(one.sizes["area_lag"]))]  # fmt: skip
+    rows = [[kind, int(t.area_lag) * run.attrs["every"], float(t.p_value), float(t.slope), float(t.slope_error),
+             float(t.correlation)]
+            for kind in tests["kind"].values
+            for t in (tests.sel(kind=kind).isel(area_lag=i) for i in range(tests.sizes["area_lag"]))]  # fmt: skip
     section.table(
-        ["network", "lag, steps", "p, no current", "slope", "error", "correlation"],
+        ["H", "lag, steps", "p, no current", "slope", "error", "correlation"],
         rows,
         f"Area production of the pilot's {tests.sizes['direction']} steepest directions, {tests.attrs['blocks']} "
-        "blocks, against the exact discrete-time areas at constant H and D.",
+        "blocks, against the exact discrete-time areas at constant H and D. The errors are over blocks of one run; "
+        "they leave out how far H and D of the pilot are those of the run.",
     )
-    for name, one in (("ReLU, as published", tests), ("tanh", smooth)):
+    for kind in tests["kind"].values:
+        one = tests.sel(kind=kind)
         ratio, rejected = one["variance_ratio"].values, float(one["expected_p_value"][0])
-        told = (
-            "constant H and D are a first approximation here, not the law"
-            if rejected < 0.01
-            else "nothing speaks against constant H and D"
-        )
+        told = "constant H and D are not the law here" if rejected < 0.01 else "nothing speaks against constant H and D"
         section.text(
-            f"{name}: {_slope(one.isel(area_lag=0))}; the variances along these directions are {ratio.min():.2f} to "
-            f"{ratio.max():.2f} times those of the linear theory (geometric mean "
-            f"{np.exp(np.log(ratio).mean()):.2f}); that every area is exactly as predicted has p = {rejected:.2g}: "
-            f"{told}."
+            f"H {kind}: {_slope(one.isel(area_lag=0))}; the variances along these directions are {ratio.min():.2f} to "
+            f"{ratio.max():.2f} times those of the linear theory (geometric mean {np.exp(np.log(ratio).mean()):.2f}); "
+            f"that every area is exactly as predicted has p = {rejected:.2g}: {told}."
         )
     section.text(
-        "H at one point is the second derivative of a loss with ReLU, which leaves out what its kinks add where a unit "
-        "switches for some sample; a cloud as small as at a low learning rate may lie across few of them, and then "
-        "variances and areas are not those of H. The errors are over blocks of one run; they leave out how the "
-        "prediction varies with the seed."
+        "Autograd's H is the second derivative at one point. It leaves out what a loss with ReLU bends at its kinks, "
+        "where a unit switches for some sample; H with kinks is taken from differences of gradients around snapshots "
+        "of the pilot."
     )
 
 

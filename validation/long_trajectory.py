@@ -19,13 +19,16 @@ from sde_sgd.study import Study
 
 from ._long_statistics import KINDS, Surrogates, autocorrelation, increment_spectrum, lags_of, surrogate_bands
 from ._long_trajectory_report import current_section, peaks_section, published_section
+from ._prediction_runs import curvature_of_slopes, slopes
 from ._snapshots import Snapshots
 from .curvature import Curvature
 from .data import Split, digits
 from .gradient_noise import GradientNoise
+from .local_prediction import LocalPrediction
 from .one_hidden_layer import OneHiddenLayer
 from .training import tiny_fc
 
+BENDS = ("at the mean", "with kinks")  # of H
 _SAMPLES = 721  # of the digits 0 to 4 that are trained on
 
 
@@ -40,61 +43,73 @@ def perform(study: Study) -> None:
     run = study.stage("trajectory", "run", lambda progress: long_run(study, data, pilot, progress))
     bands = study.stage("trajectory", "surrogates", lambda progress: _bands(study.config, pilot, run, progress))
     tests = study.stage("trajectory", "tests", lambda progress: current_and_peaks(study.config, pilot, run))
-    smooth = study.stage("trajectory", "smooth", lambda progress: smooth_twin(study.config, data, progress))
     published_section(study, pilot, run, bands)
-    current_section(study, run, tests, smooth)
+    current_section(study, run, tests)
     peaks_section(study, tests)
 
 
 # What is computed ------------------------------------------------------------------------------------------------
 
 
-def _network(config: Mapping[str, Any], smooth: bool) -> nn.Sequential:
-    """tiny-fc from the seed; smooth: with tanh in place of ReLU, the same weights."""
-    model = tiny_fc(seed=config["seed"])
-    if smooth:
-        model[2] = nn.Tanh()
-    return model
-
-
-def pilot_run(
-    config: Mapping[str, Any], data: Split, progress=lambda done, total: None, smooth: bool = False
-) -> xr.Dataset:
+def pilot_run(config: Mapping[str, Any], data: Split, progress=lambda done, total: None) -> xr.Dataset:
     """Burn-in at its own learning rate, then a pilot at that of the run, whose mean w̄ has the linear theory.
 
     ``start`` (weight), weights at the pilot's end; ``mean`` w̄; ``curvature`` (weight), eigenvalues of H + λ at w̄,
-    descending, ``noise`` the diagonal of D in H's eigenvectors, ``directions`` (direction, weight) the leading ones
-    and ``direction_noise`` D among them; here D is b times the covariance of a batch's gradient, as it is drawn.
+    descending, ``noise`` the diagonal of D in H's eigenvectors, D as it is drawn, b times the covariance of a batch's
+    gradient; ``directions`` (direction, weight) the leading eigenvectors. Along these, for each kind of H,
+    ``covariance`` (kind, direction, direction_2) and ``area`` (kind, area_lag, …) as `LocalPrediction`: "at the mean",
+    by autograd, and "with kinks", the mean of `curvature_of_slopes` over snapshots of the pilot.
     """
-    model = _network(config, smooth)
+    model = tiny_fc(seed=config["seed"])
     hot = _walker(model, data, config, config["burn_in_learning_rate"], 2 * config["seed"])
     hot.run(config["burn_in_epochs"] * hot.steps_per_epoch)
     progress(1, 3)
     hot.load_into(model)
     cold = _walker(model, data, config, config["learning_rate"], 2 * config["seed"] + 1)
-    total = np.zeros(hot.weights.size)
-    for _ in range(config["pilot_epochs"]):
+    total, clouds = np.zeros(hot.weights.size), []
+    epochs, snapshots = config["pilot_epochs"], config["snapshots"]
+    for epoch in range(epochs):
         cold.run(cold.steps_per_epoch)
         total += cold.weights
-    mean = total / config["pilot_epochs"]
+        if (epoch + 1) * snapshots // epochs > epoch * snapshots // epochs:
+            clouds.append(cold.weights)
+    mean = total / epochs
     progress(2, 3)
     vector_to_parameters(torch.from_numpy(mean.copy()), model.parameters())
     pair = (data.inputs, data.targets)
-    values, vectors = np.linalg.eigh(Curvature(model, nn.CrossEntropyLoss(), pair).matrix())
+    hessian = Curvature(model, nn.CrossEntropyLoss(), pair).matrix()
+    noise = GradientNoise(model, nn.CrossEntropyLoss(), pair).matrix()
+    values, vectors = np.linalg.eigh(hessian)
     values, vectors = values[::-1], vectors[:, ::-1]
-    noise = vectors.T @ GradientNoise(model, nn.CrossEntropyLoss(), pair).matrix() @ vectors
-    noise = drawn(config, noise, len(data.inputs))
-    k = config["directions"]
+    along = drawn(config, np.einsum("ik,ij,jk->k", vectors, noise, vectors, optimize=True), len(data.inputs))
+    directions = vectors.T[: config["directions"]]
+    spread = np.sqrt(config["learning_rate"] / (2 * config["batch_size"]) * np.trace(noise) / np.trace(hessian))
+    f, kinked = slopes(data, 0.0), np.zeros_like(hessian)
+    for number, weights in enumerate(clouds):
+        kinked += curvature_of_slopes(f, weights, vectors.T, spread) / len(clouds)
+        progress(2 + (number + 1) / len(clouds), 3)
+    laws = [
+        LocalPrediction.from_matrices(
+            bent, noise, learning_rate=config["learning_rate"], batch_size=config["batch_size"],
+            samples=len(data.inputs), weight_decay=config["weight_decay"], sampling=config["sampling"],
+            directions=directions,
+        )
+        for bent in (hessian, kinked)
+    ]  # fmt: skip
+    steps = np.array(config["area_lags"]) * config["every"]
+    pairs = ("direction", "direction_2")
     return xr.Dataset(
         {
             "start": ("weight", cold.weights),
             "mean": ("weight", mean),
             "curvature": ("weight", values + config["weight_decay"]),
             "eigenvectors": (("eigenvector", "weight"), vectors.T),
-            "noise": ("weight", np.maximum(noise.diagonal(), 0.0)),
-            "directions": (("direction", "weight"), vectors.T[:k]),
-            "direction_noise": (("direction", "direction_2"), noise[:k, :k]),
+            "noise": ("weight", np.maximum(along, 0.0)),
+            "directions": (("direction", "weight"), directions),
+            "covariance": (("kind", *pairs), np.stack([law.covariance for law in laws])),
+            "area": (("kind", "area_lag", *pairs), np.stack([law.area(steps) for law in laws])),
         },
+        {"kind": list(BENDS)},
         attrs={"samples": len(data.inputs), "steps_per_epoch": hot.steps_per_epoch, "parameters": mean.size},
     )
 
@@ -114,7 +129,9 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
     ``gradient`` (snapshot) |∇f|/√d with the weight decay.
     """
     config = study.config
-    walker = _from_pilot(config, data, pilot)
+    model = tiny_fc(seed=config["seed"])
+    vector_to_parameters(torch.from_numpy(pilot["start"].values.copy()), model.parameters())
+    walker = _walker(model, data, config, config["learning_rate"], 2 * config["seed"] + 1)
     kept = Snapshots(study.work("trajectory"), walker, config["epochs"], config["every"], pilot["directions"].values)
     kept.run(config["chunk"], lambda done, total: progress(0.8 * done, total))
     weights = kept.weights
@@ -125,7 +142,6 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
     shown = chosen_weights(config, weights.shape[1], pilot)
     state, losses = kept.projections
     rows = np.unique(np.linspace(0, len(weights) - 1, min(config["gradients"], len(weights))).round().astype(int))
-    model = _network(config, smooth=False)
     gradients = [_gradient(model, data, weights[row], config["weight_decay"]) for row in rows]
     found = xr.Dataset(
         {
@@ -144,31 +160,11 @@ def long_run(study: Study, data: Split, pilot: xr.Dataset, progress: Callable[[f
         attrs={**walker.settings, "moving_weights": int(moving.sum()), "every": config["every"]},
     )
     progress(1, 1)
-    return found.merge(_projected(config, state), combine_attrs="no_conflicts")
+    return found.merge(projected(config, state), combine_attrs="no_conflicts")
 
 
-def smooth_twin(config: Mapping[str, Any], data: Split, progress: Callable[[float, float], object]) -> xr.Dataset:
-    """`current_and_peaks` of a run with tanh in place of ReLU, with a pilot of its own and all else the same: its loss
-    has the curvature that the linear theory is about, and ReLU's has none where a unit switches.
-    """
-    pilot = pilot_run(config, data, smooth=True)
-    walker = _from_pilot(config, data, pilot, smooth=True)
-    parts = []
-    for begin in range(0, config["epochs"], config["chunk"]):
-        epochs = min(config["chunk"], config["epochs"] - begin)
-        parts.append(walker.run(epochs * walker.steps_per_epoch, pilot["directions"].values, config["every"])[0])
-        progress(begin + epochs, config["epochs"])
-    return current_and_peaks(config, pilot, _projected(config, np.concatenate(parts)))
-
-
-def _from_pilot(config: Mapping[str, Any], data: Split, pilot: xr.Dataset, smooth: bool = False) -> OneHiddenLayer:
-    model = _network(config, smooth)
-    vector_to_parameters(torch.from_numpy(pilot["start"].values.copy()), model.parameters())
-    return _walker(model, data, config, config["learning_rate"], 2 * config["seed"] + 1)
-
-
-def _projected(config: Mapping[str, Any], state: NDArray[np.float64]) -> xr.Dataset:
-    """Projections on the pilot's directions in the form of paths, as the tests of the core want them."""
+def projected(config: Mapping[str, Any], state: NDArray[np.float64]) -> xr.Dataset:
+    """Projections (time, direction) of every ``every``-th step in the form of paths, as the tests of the core want."""
     return xr.Dataset(
         {"state": (("replica", "time", "variable"), state[None])},
         {"time": config["learning_rate"] * config["every"] * np.arange(1, len(state) + 1),
@@ -212,39 +208,39 @@ def _bands(config: Mapping[str, Any], pilot: xr.Dataset, run: xr.Dataset, progre
 
 
 def current_and_peaks(config: Mapping[str, Any], pilot: xr.Dataset, run: xr.Dataset) -> xr.Dataset:
-    """`area_production` and `spectral_peaks` of the projections, with the area that the linear theory predicts.
+    """`area_production` and `spectral_peaks` of the projections, beside the pilot's predictions.
 
-    In eigenvectors of H the recursion gives S_ij = (η/b)D_ij/(h_i+h_j−ηh_ih_j), C(k)_ij = (1−ηh_i)^k S_ij after k steps
-    and A(k) = (Cᵀ − C)/(2kη), exactly, whatever the other directions do.
+    Over ``kind`` of H and ``area_lag``: ``slope`` of measured on predicted areas, ``slope_error``, ``correlation``,
+    ``expected_p_value``; over kind and direction ``variance_ratio``, measured over predicted.
     """
-    lags = [int(lag) for lag in config["area_lags"]]
     every, rate = config["every"], config["learning_rate"]
-    h = pilot["curvature"].values[: config["directions"]]
-    d = pilot["direction_noise"].values
-    stationary = (rate / config["batch_size"]) * d / (h[:, None] + h[None, :] - rate * h[:, None] * h[None, :])
-    expected = []
-    for lag in lags:
-        c = ((1 - rate * h) ** (lag * every))[:, None] * stationary
-        expected.append((c.T - c) / (2 * lag * every * rate))
     plain = run[["state"]]
     skipped = plain.sizes["time"] // 10  # relaxation from the pilot
-    area = sde.area_production(
-        plain, lags, burn_in=skipped, expected=np.array(expected), seed=config["seed"], blocks=config["blocks"]
-    )
+    areas = [
+        sde.area_production(
+            plain, [int(lag) for lag in config["area_lags"]], burn_in=skipped,
+            expected=pilot["area"].sel(kind=kind).values, seed=config["seed"], blocks=config["blocks"],
+        )
+        for kind in BENDS
+    ]  # fmt: skip
     peaks = sde.spectral_peaks(plain, burn_in=skipped)
     variance = plain["state"].isel(replica=0, time=slice(skipped, None)).var("time").values
-    kept = area[["area_production", "area_production_error", "expected", "p_value", "overall_p_value"]]
     names = {"lag": "area_lag", "lag_time": "area_lag_time"}
-    found = xr.merge([kept.rename({k: v for k, v in names.items() if k in kept.variables or k in kept.dims})])
+    area = areas[0][["area_production", "area_production_error", "p_value", "overall_p_value"]]
+    found = area.rename({k: v for k, v in names.items() if k in area.variables or k in area.dims})
+    found = found.assign_coords(kind=list(BENDS))
     for name in ("slope", "slope_error", "correlation", "expected_p_value"):
-        found[name] = ("area_lag", area[name].values)
+        found[name] = (("kind", "area_lag"), np.stack([one[name].values for one in areas]))
+    found["expected"] = pilot["area"]
+    predicted = np.diagonal(pilot["covariance"].values, axis1=1, axis2=2)
+    found["variance_ratio"] = (("kind", "direction"), variance / predicted)
     found["peak_p_value"] = ((), float(peaks["p_value_smallest"]))
     found["peak_period"] = ("peak", 1.0 / (peaks["peak_frequency"].values * rate))
     found["peak_ratio"] = ("peak", peaks["peak_ratio"].values)
     found["peak_interpretation"] = ("peak", peaks["interpretation"].values)
-    found["variance_ratio"] = ("direction", variance / stationary.diagonal())
-    blocks = int(area.attrs["blocks"])
-    lasting = (plain.sizes["time"] - skipped) // blocks * every * rate * h[-1]
+    blocks = int(areas[0].attrs["blocks"])
+    slowest = float(pilot["curvature"][config["directions"] - 1])
+    lasting = (plain.sizes["time"] - skipped) // blocks * every * rate * slowest
     return found.assign_attrs(scatter=float(peaks.attrs["scatter"]), blocks=blocks, block_relaxations=float(lasting))
 
 
@@ -289,7 +285,8 @@ EXPERIMENT = Experiment(
         "epochs": Setting(100_000, "of the run, a snapshot after each", 64, 1_000_000),
         "burn_in_epochs": Setting(1000, "before", 1, 1_000_000),
         "burn_in_learning_rate": Setting(0.1, "η of the burn-in", 1e-6, 10.0),
-        "pilot_epochs": Setting(200, "whose mean has H and D", 1, 100_000),
+        "pilot_epochs": Setting(1000, "whose mean has H and D", 1, 100_000),
+        "snapshots": Setting(8, "of the pilot, at which H is taken with its kinks", 1, 100),
         "learning_rate": Setting(1e-3, "η of pilot and run", 1e-7, 10.0),
         "batch_size": Setting(32, "b", 1, _SAMPLES - 1),
         "weight_decay": Setting(2e-3, "λ; without it nothing is stationary", 0.0, 1.0),
@@ -307,7 +304,15 @@ EXPERIMENT = Experiment(
         "chunk": Setting(2000, "epochs between the points from which a run goes on", 1, 1_000_000),
         "seed": Setting(0, "of everything", 0, 2**31),
     },
-    # at ten times η for as long in time as the whole: blocks must be longer than the slowest direction remembers
-    quick={"epochs": 8000, "burn_in_epochs": 600, "learning_rate": 0.01, "surrogates": 9, "gradients": 200},
+    # at ten times η for about as long in time as the whole: blocks must be longer than the slowest direction remembers
+    quick={
+        "epochs": 8000,
+        "burn_in_epochs": 600,
+        "pilot_epochs": 200,
+        "snapshots": 4,
+        "learning_rate": 0.01,
+        "surrogates": 9,
+        "gradients": 200,
+    },
     check=_check,
 )

@@ -8,7 +8,7 @@ TINY = {
                     "slow_factor": 4.0, "slow_time": 1.0, "slow_replicas": 2, "descent_steps": 60,
                     "descent_samples": 64, "toy_steps": 600, "same_steps": 8, "batch_size": 16, "before": 1.0,
                     "time": 2.0},
-    "long-trajectory": {"epochs": 300, "burn_in_epochs": 10, "pilot_epochs": 5, "surrogates": 2, "gradients": 5,
+    "long-trajectory": {"epochs": 300, "burn_in_epochs": 10, "pilot_epochs": 5, "snapshots": 1, "surrogates": 2, "gradients": 5,
                         "chunk": 20, "blocks": 16, "directions": 3, "area_lags": [1, 4], "every": 3},
     "noise": {"samples": 40, "hidden": 4, "seeds": 2, "time": 4.0, "batch_sizes": [4, 16], "scaling_batches": [2, 8],
               "subset": 8, "products": 1, "directions": 3, "paths": 200, "teacher_steps": 20, "agreement_steps": 8,

@@ -79,14 +79,16 @@ def test_a_slope_that_is_not_known_has_no_verdict(study):
     for error, slope, memory, said in (
         (0.05, 1.1, 2.0, True), (0.05, 1.6, 2.0, False), (0.3, 1.1, 2.0, None), (0.05, 1.6, 0.5, None),
     ):  # fmt: skip
-        one = {"p_value": 0.001, "slope": slope, "slope_error": error, "correlation": 0.7, "expected_p_value": 0.5}
+        one = {"slope": slope, "slope_error": error, "correlation": 0.7, "expected_p_value": 0.5}
         tests = xr.Dataset(
-            {name: ("area_lag", [value]) for name, value in one.items()}
-            | {"overall_p_value": 0.001, "variance_ratio": ("direction", [1.0, 1.1])},
-            {"area_lag": [1]}, {"blocks": 16, "block_relaxations": memory},
+            {name: (("kind", "area_lag"), [[0.2], [value]]) for name, value in one.items()}
+            | {"p_value": ("area_lag", [0.001]), "overall_p_value": 0.001,
+               "variance_ratio": (("kind", "direction"), [[0.5, 0.6], [1.0, 1.1]])},
+            {"kind": list(long_trajectory.BENDS), "area_lag": [1]},
+            {"blocks": 16, "block_relaxations": memory},
         )  # fmt: skip
         study.report.sections.clear()
-        report.current_section(study, xr.Dataset(attrs={"every": 5}), tests, tests)
+        report.current_section(study, xr.Dataset(attrs={"every": 5}), tests)
         found = verdicts(study)
         assert found[0][0] and (found[1][0] if len(found) > 1 else None) is said
 

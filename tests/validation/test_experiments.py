@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.signal import lfilter
 from torch import nn
 
 import sde_sgd as sde
@@ -152,27 +153,28 @@ def test_snapshots_go_on_with_the_same_bits(tmp_path):
     assert len(whole.projections[0]) == 7 * 8 // 3 and np.ptp(whole.weights[:, :], axis=0).max() > 0
 
 
-def test_areas_of_the_linear_theory_are_those_of_the_whole_recursion():
-    """The closed form in a few eigenvectors of H against `DiscreteSGD` on all of them, at constant H and D."""
+def test_areas_are_held_against_each_prediction():
+    """A linear recursion, whose areas and variances are known: slope 1 on them, ½ on twice as much."""
     rng = np.random.default_rng(3)
-    h = np.array([3.0, 1.0, 0.2])
-    d = (root := rng.standard_normal((3, 3))) @ root.T
-    rate, b, every, k = 0.1, 8, 2, 2
+    h, rate, b, lags = np.array([3.0, 1.0]), 0.1, 8, [1, 4]
+    d = (root := rng.standard_normal((2, 2))) @ root.T
     exact = sde.DiscreteSGD(np.diag(h), d, rate, b)
-    config = {"area_lags": [1, 4], "every": every, "learning_rate": rate, "batch_size": b, "directions": k, "seed": 0,
-              "blocks": 16}  # fmt: skip
-    pilot = xr.Dataset({"curvature": ("weight", h), "direction_noise": (("direction", "direction_2"), d[:k, :k])})
-    state = rng.standard_normal((1, 2000, k)).cumsum(axis=1)
-    run = xr.Dataset(
-        {"state": (("replica", "time", "variable"), state)},
-        {"time": rate * every * np.arange(1, 2001), "variable": ["a", "b"]},
-    )
-    found = long_trajectory.current_and_peaks(config, pilot, run)
-    for i, lag in enumerate((1, 4)):
-        c = exact.lag_covariance([lag * every]).values[0]
-        area = ((c.T - c) / (2 * lag * every * rate))[:k, :k]
-        np.testing.assert_allclose(found["expected"][i], area, atol=1e-14)
-    assert abs(float(found["expected"][0, 0, 1])) > 1e-4  # H and D do not commute
+    area = [(c.T - c) / (2 * lag * rate) for lag in lags for c in [exact.lag_covariance([lag]).values[0]]]
+    kicks = rate / np.sqrt(b) * rng.standard_normal((40_000, 2)) @ root.T
+    state = np.stack([lfilter([1.0], [1.0, rate * h[i] - 1.0], kicks[:, i]) for i in range(2)], axis=1)
+    config = {"area_lags": lags, "every": 1, "learning_rate": rate, "directions": 2, "seed": 0, "blocks": 64}
+    both = ("direction", "direction_2")
+    pilot = xr.Dataset(
+        {"curvature": ("weight", h), "area": (("kind", "area_lag", *both), [area, 2.0 * np.array(area)]),
+         "covariance": (("kind", *both), [exact.covariance, 2.0 * exact.covariance])},
+        {"kind": list(long_trajectory.BENDS)},
+    )  # fmt: skip
+    found = long_trajectory.current_and_peaks(config, pilot, long_trajectory.projected(config, state))
+    slope, error = (found[name].isel(area_lag=0).values for name in ("slope", "slope_error"))
+    # within four standard errors (false alarm 6e-5), which are small enough to tell 1 from ½
+    assert abs(slope[0] - 1) < 4 * error[0] < 0.4 and slope[1] == pytest.approx(slope[0] / 2, rel=1e-9)
+    np.testing.assert_allclose(found["variance_ratio"].values, [[1, 1], [0.5, 0.5]], rtol=0.1)
+    assert found.attrs["block_relaxations"] == pytest.approx(36_000 // 64 * rate)
 
 
 # Sampling --------------------------------------------------------------------------------------------------------
