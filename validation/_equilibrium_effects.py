@@ -88,15 +88,22 @@ def mixing_exponent(ladder: Sequence[xr.Dataset], sense: str) -> float:
 
 
 def left(ladder: Sequence[xr.Dataset]) -> float:
-    """The squared distance of the last three steps over the first, a mean over pairs and ηλ."""
+    """The squared distance of the last three steps over the first, a mean over pairs and ηλ; NaN where ensembles did
+    not differ at first, so that the distance, which is without bias, is not above 0.
+    """
     curves = [one["squared"].mean("pair").values for one in ladder]
-    return float(np.mean([curve[-3:].mean() / curve[0] for curve in curves]))
+    return float(np.mean([curve[-3:].mean() / curve[0] if curve[0] > 0 else np.nan for curve in curves]))
 
 
 def late(run: xr.Dataset, name: str, kind: str) -> NDArray[np.float64]:
     """The last quarter of a recorded series of one of the runs of descent."""
     values = run[name].sel(run=kind).values
     return values[len(values) * 3 // 4 :]
+
+
+def last_quarter(run: xr.Dataset) -> float:
+    """The last quarter of descent with decay, in 1/(ηλ) steps; below 1 the weights need not have shrunk in it."""
+    return run.attrs["steps"] / 4 * run.attrs["learning_rate"] * run.attrs["weight_decay"]
 
 
 def excursions(run: xr.Dataset, kind: str) -> int:

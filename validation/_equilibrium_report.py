@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from ._equilibrium_effects import (
     excursions,
     fourths_ratio,
     gamma_error,
+    last_quarter,
     late,
     mean_error,
     mixing_exponent,
@@ -29,7 +30,8 @@ from ._equilibrium_effects import (
 from ._equilibrium_laws import forgotten
 from ._equilibrium_sentences import SMALL, less_than_independent, no_worse
 from ._equilibrium_statistics import independent_disagreement
-from ._sentences import student
+from ._report_figures import add_figure
+from ._sentences import shown, student
 from .equilibrium_figures import plot_descent, plot_mixing, plot_norm, plot_slow, plot_weights
 
 _LEVEL = 0.05  # of the tests whose rejections are counted
@@ -42,15 +44,6 @@ _SENSES = {
     "integral": "integral over the first value",
     "test": "until p > 0.05 twice",
 }
-
-
-def shown(values: Iterable[float]) -> str:
-    """Mean ± half of the 95 % interval over seeds; "–" where a value is missing."""
-    values = list(values)
-    if not np.isfinite(values).all():
-        return "–"
-    mean, low, _ = student(values)
-    return f"{number(mean)} ± {number(mean - low)}" if np.isfinite(low) else number(mean)
 
 
 def seeds_for(values: Sequence[float], half: float) -> int:
@@ -90,7 +83,7 @@ def report_descent(study: Study, runs: Sequence[xr.Dataset]) -> None:
     section = study.report.section("The whole batch")
     one = runs[0].attrs
     counts = {kind: [excursions(run, kind) for run in runs] for kind in ("decay", "decay off", "no decay")}
-    window = one["steps"] / 4 * one["learning_rate"] * one["weight_decay"]
+    window = min(map(last_quarter, runs))
     decided(
         section,
         None if window < 1 else min(counts["decay"]) > 0 and max(counts["decay off"]) == max(counts["no decay"]) == 0,
@@ -111,7 +104,7 @@ def report_descent(study: Study, runs: Sequence[xr.Dataset]) -> None:
         ["seed", *names], rows, "Medians of the loss and the largest gradient in the last quarter of each run."
     )
     figure = plot_descent(study.results["/equilibrium/toy-" + str(study.config["seed"])], runs[0])
-    _figure(study, section, "descent", figure,
+    add_figure(study, section, "descent", figure,
             "Decay shrinks the weights, curvature grows as 1/|w|², and past ηλ_max = 2(1 − ηλ) a minimum is unstable "
             "(dashed); a jump of the loss lengthens the weights again. Left the toy, right the network.",
             "Four curves against steps: squared norm and gradient of the toy, loss and curvature of the network",
@@ -170,7 +163,7 @@ def report_norm(study: Study, balanced: Sequence[xr.Dataset], relaxing: Sequence
         f"{shown(100 * gamma_error(run) for run in relaxing)} %, over a start far from rest, η halved and η restored. "
         "E|g_unit|² contains the mean gradient, which at finite ηλ lengthens the weights as the noise does."
     )
-    _figure(study, section, "norm", plot_norm(balanced, relaxing[0]),
+    add_figure(study, section, "norm", plot_norm(balanced, relaxing[0]),
             "Left: γ of the replicas of one seed and its equation; it jumps where η does, and its equation relaxes at "
             "the rate 4ηλ. Right: the E|w|² form is exact, the |w|⁴ form a limit.",
             "γ against steps with its equation, and two ratios against ηλ")  # fmt: skip
@@ -215,9 +208,9 @@ def report_mixing(study: Study, own: Sequence[Sequence[xr.Dataset]], one_start: 
         "The time to mix, from own starts, goes as 1/(ηλ) to the power "
         + ", ".join(f"{shown(slopes[s])} ({words.format(level=level)})" for s, words in _SENSES.items())
         + ", where the source has 1 (± 95 % intervals over seeds; – where some ensembles did not mix, or were mixed "
-        "from the start). A fixed distance is reached the sooner the less ensembles differ at first, and that changes "
-        "with ηλ. The integral of the distance over its first value does not depend on it: 1/r where a distance falls "
-        "as exp(−rt)."
+        "from the start). A fixed distance is reached the sooner the less ensembles differ at first, and that may "
+        "change with ηλ. The integral of the distance over its first value does not depend on it: 1/r where a "
+        "distance falls as exp(−rt)."
     )
     if len(own) > 1 and np.isfinite(slopes["integral"]).all():
         section.text(
@@ -235,7 +228,7 @@ def report_mixing(study: Study, own: Sequence[Sequence[xr.Dataset]], one_start: 
             else "no more memory of the start than chance makes."
         )
     )
-    _figure(study, section, "mixing", plot_mixing(own),
+    add_figure(study, section, "mixing", plot_mixing(own),
             "Left: squared distance of predicted labels, mean over pairs and seeds, against steps · ηλ; dashed the "
             "distance that counts as mixed. Middle: ℓ₁ of one seed over the band of exchanges. Right: the time to mix "
             "in two senses, one point a seed, over lines of slope 1.",
@@ -313,7 +306,7 @@ def report_weights(study: Study, ladders: Sequence[Sequence[xr.Dataset]]) -> Non
         f"{max(share.high for share in shares):.2f} at most.",
         "the intervals of |w(T+Δ) − w(T)|² over 2 tr S reach to both sides of 1. Take more seeds.",
     )
-    _figure(study, section, "weights", plot_weights(ladders),
+    add_figure(study, section, "weights", plot_weights(ladders),
             "Left: how far weights move, dashed the plateau of replicas. Right: averages of weights within one run, "
             "across runs from one start and across starts; bars are 95 % intervals over seeds.",
             "Distance against lag, and four test errors against ηλ")  # fmt: skip
@@ -336,7 +329,7 @@ def report_slow(study: Study, runs: Sequence[xr.Dataset]) -> None:
         f"{number(answer.interval.mean)}, at 95 % from {number(answer.interval.low)} to "
         f"{number(answer.interval.high)}: {said[answer.verdict]}."
     )
-    _figure(study, section, "slow", plot_slow(runs),
+    add_figure(study, section, "slow", plot_slow(runs),
             "Test error of both arms at the small learning rate; bands are the range over seeds.",
             "Two curves of test error against steps times ηλ")  # fmt: skip
 
@@ -346,8 +339,3 @@ def jackknife(run: xr.Dataset, statistic: Callable[[xr.Dataset], NDArray]) -> ND
     count = run.sizes["replica"]
     kept = [statistic(run.isel(replica=[k for k in range(count) if k != left])) for left in range(count)]
     return np.sqrt((count - 1) / count * np.square(kept - np.mean(kept, axis=0)).sum(axis=0))
-
-
-def _figure(study: Study, section: Section, name: str, figure, caption: str, alt: str) -> None:
-    study.figures[name] = figure
-    section.figure(figure, caption, alt)

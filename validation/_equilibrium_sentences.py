@@ -14,6 +14,7 @@ from ._equilibrium_effects import (
     fourths_ratio,
     gain,
     gamma_error,
+    last_quarter,
     late,
     left,
     mixing_exponent,
@@ -22,7 +23,7 @@ from ._equilibrium_effects import (
     slow_gap,
 )
 from ._equilibrium_runs import STARTS
-from ._sentences import Answer
+from ._sentences import Answer, asked
 
 _SOURCE, _GROWING = "Li, Lyu & Arora (2020)", "Li & Arora (2019)"
 ASKED = "asked here, after Li, Lyu & Arora (2020)"
@@ -33,14 +34,16 @@ _SAME = 0.02  # of the squared distance at first: one distribution
 _AS_ONE = (0.75, 1.25)  # an exponent of 1
 
 
-def sentences_of(config: Mapping[str, Any], runs: Mapping[str, list]) -> list[Answer]:
-    """All sentences; of ladders the smallest ηλ where only one can be meant."""
+def sentences_of(config: Mapping[str, Any], runs: Mapping[str, list]) -> list[Answer | str]:
+    """All sentences, as text those that not every seed can answer; of ladders the smallest ηλ where only one can be
+    meant.
+    """
     least = int(np.argmin(config["intrinsic"]))
     walks = [ladder[least] for ladder in runs["walked"]]
     own, one = (runs[f"distances-{starts}"] for starts in STARTS)
-    found = [*_descent(runs), *_norm(runs), *_growing(runs), *_mixing(own, one)]
     grain = 1 / walks[0].attrs["test_inputs"]
-    found += [
+    return [
+        *_descent(runs), *_norm(runs), *_growing(runs), *_mixing(own, one),
         Answer(_SOURCE, "Averaging the weights of one run in equilibrium lowers its test error.",
                [gain(one, "within") for one in walks], (0.0, _INF),
                measure="error of single states less that of their mean", resolution=grain),
@@ -56,7 +59,6 @@ def sentences_of(config: Mapping[str, Any], runs: Mapping[str, list]) -> list[An
                measure="|w(T+Δ) − w(T)|² at the longest lag over that at 1/(ηλ)"),
         no_worse(runs["slow"]),
     ]  # fmt: skip
-    return found
 
 
 def less_than_independent(walks: Sequence[xr.Dataset]) -> Answer:
@@ -74,38 +76,35 @@ def no_worse(runs: Sequence[xr.Dataset]) -> Answer:
                   resolution=1 / runs[0].attrs["test_inputs"])  # fmt: skip
 
 
-def _mixing(own: Sequence, one: Sequence) -> list[Answer]:
+def _mixing(own: Sequence, one: Sequence) -> list[Answer | str]:
     squared = "squared distance of predicted labels at the end over that at first"
-    found = [
-        Answer(_SOURCE, "Schedules that end with one ηλ end with one distribution of predictions.",
-               [left(ladder) for ladder in own], (-_SAME, _SAME), measure=f"{squared}, starts of their own"),
-        Answer(_SOURCE, "So they do whatever the start.",
-               [left(ladder) for ladder in one], (-_SAME, _SAME), measure=f"{squared}, one start a schedule"),
+    senses = {"level": "time to a fixed distance", "integral": "integral of the distance over its first value"}
+    return [
+        asked(_SOURCE, "Schedules that end with one ηλ end with one distribution of predictions.",
+              map(left, own), (-_SAME, _SAME), f"{squared}, starts of their own"),
+        asked(_SOURCE, "So they do whatever the start.",
+              map(left, one), (-_SAME, _SAME), f"{squared}, one start a schedule"),
+        *(asked(f"{_SOURCE}, abstract (c)", "The steps to equilibrium in function space grow as 1/(ηλ).",
+                [mixing_exponent(ladder, sense) for ladder in own], _AS_ONE,
+                f"exponent of the {words} against 1/(ηλ)") for sense, words in senses.items()),
     ]  # fmt: skip
-    for sense, words in (("level", "time to a fixed distance"), ("integral", "integral of the distance over its first "
-                                                                             "value")):  # fmt: skip
-        exponents = [mixing_exponent(ladder, sense) for ladder in own]
-        if np.isfinite(exponents).all():
-            found.append(
-                Answer(f"{_SOURCE}, abstract (c)", "The steps to equilibrium in function space grow as 1/(ηλ).",
-                       exponents, _AS_ONE, measure=f"exponent of the {words} against 1/(ηλ)")
-            )  # fmt: skip
-    return found
 
 
-def _descent(runs: Mapping[str, list]) -> list[Answer]:
+def _descent(runs: Mapping[str, list]) -> list[Answer | str]:
     toys, nets = runs["toy"], runs["descent"]
 
     def rises(kind: str) -> list[float]:
         return [float(np.log(rise(one, kind))) for one in nets]
+
+    veered = [value if last_quarter(one) >= 1 else np.nan for value, one in zip(rises("decay"), nets)]
 
     measure = "ln of the largest loss of the last quarter over its median"
     return [
         Answer(_SOURCE, "Gradient descent on x²/(x² + y²) never comes to rest.",
                [float(late(one, "slope", "decay").max()) for one in toys], (_RESTLESS, _INF), "there is weight decay",
                "largest |∇L| of the last quarter", [float(late(one, "slope", "no decay").max()) for one in toys]),
-        Answer(_SOURCE, "Full-batch gradient descent on a normalised network veers off, time and again.",
-               rises("decay"), (float(np.log(RISE)), _INF), "there is weight decay", measure, rises("no decay")),
+        asked(_SOURCE, "Full-batch gradient descent on a normalised network veers off, time and again.", veered,
+              (float(np.log(RISE)), _INF), measure, rises("no decay"), condition="there is weight decay"),
         Answer(_SOURCE, "It converges once the decay is turned off.", rises("decay off"),
                (-_INF, float(np.log(1.5))), measure="the same after the decay is turned off"),
     ]  # fmt: skip

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sde_sgd.report import Section, number
+from sde_sgd.report import Section
 from sde_sgd.study import Study
 
+from . import _sentences
 from ._noise_emulation_agreement import CASES
 from ._noise_emulation_runs import MODES
-from ._noise_emulation_sentences import at, gap_sentence, ranks, slopes
+from ._noise_emulation_sentences import at, gap_sentence, is_seen, ranks, slopes
 from ._noise_emulation_tasks import PAIRS, recognised
 from ._noise_emulation_wells import FLAT, SHARP
-from ._sentences import student
 from .noise_emulation_figures import (
     plot_agreement,
     plot_dwell,
@@ -30,13 +30,9 @@ from .noise_emulation_figures import (
 _Z = 4.5  # standard errors that the largest of some hundred comparisons may be off
 
 
-def shown(values: Iterable[Any], otherwise: str = "diverges") -> str:
-    """Mean ± half of the 95 % interval over seeds; `otherwise` where one is not a number."""
-    values = [float(v) for v in values]
-    if not np.isfinite(values).all():
-        return otherwise
-    mean, low, _ = student(values)
-    return f"{number(mean)} ± {number(mean - low)}"
+def shown(values: Iterable[Any], missing: str = "diverges") -> str:
+    """`_sentences.shown`: what has no number here is mostly a run that diverged."""
+    return _sentences.shown(values, missing)
 
 
 def _figure(study: Study, section: Section, name: str, made, caption: str, alt: str) -> None:
@@ -148,7 +144,7 @@ def report_noise(
         "differences are taken seed by seed.",
     )  # fmt: skip
     gap = descent - columns["SGD"]["late_test_error"]
-    if [one.verdict for one in gap_sentence(gap, test_samples)] != ["seen"]:
+    if not is_seen(gap_sentence(gap, test_samples)):
         section.text(
             f"SGD is below gradient descent by {shown(gap)}: no gap with 95 % confidence. What would close it is not "
             "asked in the table of sentences."

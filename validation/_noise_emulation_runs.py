@@ -139,7 +139,7 @@ def swept(config: Config, seed: int, progress: Callable[[int, int], object]) -> 
 def scaled(config: Config, seed: int, progress: Callable[[int, int], object]) -> xr.Dataset:
     """SGD at constant η/b, equal η·steps and so equal epochs: over `batch`, with `rate`."""
     split, found = data_of(config, seed), []
-    sizes = [size for size in config["scaling_batches"] if size <= config["samples"]]
+    sizes = config["scaling_batches"]
     rates = [config["scaling_ratio"] * size for size in sizes]
     for size, rate in zip(sizes, rates):
         found.append(sgd_run(config, split, seed, rate, size))
@@ -173,7 +173,6 @@ def emulated(
     *,
     factor: float = 1.0,
     label_noise: float | None = None,
-    start: NDArray[np.float64] | None = None,
     ends: bool = True,
 ) -> xr.Dataset:
     """Gradient descent on all samples with noise of one kind, of all seeds side by side, over (seed, …), as `sgd_run`.
@@ -185,7 +184,7 @@ def emulated(
     more = {"subset": {"subset": config["subset"]}, "hessian": {"products": config["products"]}}.get(noise, {})
     descent = NoisyDescent(
         model, *train, noise=noise, learning_rate=rate, batch_size=size, replicas=len(own),
-        start=own if start is None else start, seed=config["seed"], **more,
+        start=own, seed=config["seed"], **more,
     )  # fmt: skip
     marks, last = record_steps(config["time"], rate), late_steps(config["time"], rate)
     run = trained(descent, np.union1d(marks, last), test, progress)

@@ -11,9 +11,9 @@ from sde_sgd.report import number
 from sde_sgd.study import Study
 
 from ._noise_emulation_report import shown
-from ._noise_emulation_sentences import GOLMANT, INF, KESKAR, LESS, MORE, ZHU, answer
-from ._noise_emulation_sharp import COLD, COOLER, KINDS, RISE, exponential, restricted
-from ._sentences import Answer
+from ._noise_emulation_sentences import GOLMANT, INF, KESKAR, LESS, MORE, ZHU
+from ._noise_emulation_sharp import COLD, COOLER, CROWD, KINDS, RISE, exponential, restricted
+from ._sentences import Answer, asked
 from .noise_emulation_figures import plot_sharp
 
 Runs = Mapping[str, Sequence[xr.Dataset]]
@@ -36,6 +36,17 @@ def _mean(runs: Sequence[xr.Dataset], clock: str) -> str:
     exits = sum(int(np.isfinite(_times(run, clock)[0]).sum()) for run in runs)
     observed = sum(restricted(*_times(run, clock)) * run.sizes["replica"] for run in runs)
     return f"{number(observed / exits)}, all seeds" if exits else f"> {number(observed / 3)}"
+
+
+def _later(run: xr.Dataset, exact: xr.Dataset) -> float:
+    """ln of the mean of min(time to so much loss, horizon), less that with exact noise; NaN where half of the replicas
+    have left with neither, so that both means are hardly less than the horizon and tell no difference.
+    """
+    both = [_times(one, "loss") for one in (run, exact)]
+    if max(np.isfinite(times).mean() for times, _ in both) < 0.5:
+        return float("nan")
+    one, other = (restricted(*each) for each in both)
+    return float(np.log(one / other))
 
 
 def report_sharp(study: Study, minima: Sequence[xr.Dataset], found: Runs) -> None:
@@ -70,7 +81,8 @@ def report_sharp(study: Study, minima: Sequence[xr.Dataset], found: Runs) -> Non
         ["noise", "parabola, SDE", "parabola, steps", "time in the slab", "left"], rows,
         "Mean η·steps to the first exit from the slab: of the SDE on the parabola (slab_exit_time) and of the "
         "recursion on it, both with the noise at the minimum, medians over seeds; measured, as time observed over "
-        f"exits, > where there is none (95 %). “{COLD}” is at T/{COOLER} in a slab narrower by its root.",
+        f"exits, > where there is none (95 %). “{COLD}” is at T/{COOLER} in a slab narrower by its root, with "
+        f"{CROWD} times the replicas.",
     )  # fmt: skip
     rows = [
         [name, *(cell for clock in ("loss", "curvature") for cell in (
@@ -91,11 +103,11 @@ def report_sharp(study: Study, minima: Sequence[xr.Dataset], found: Runs) -> Non
                    "Falling steps for each kind of noise, and dots of the curvature that is left")  # fmt: skip
 
 
-def sharp_sentences(found: Runs, minima: Sequence[xr.Dataset]) -> list[Answer]:
+def sharp_sentences(found: Runs, minima: Sequence[xr.Dataset]) -> list[Answer | str]:
     """Of the network's own minima, (seed) runs of each kind of noise."""
 
-    def waited(kind: str) -> np.ndarray:
-        return np.log([restricted(*_times(run, "loss")) for run in found[kind]])
+    def later(kind: str) -> list[float]:
+        return [_later(run, exact) for run, exact in zip(found[kind], found["exact"])]
 
     def fallen(kind: str) -> np.ndarray:
         return np.log([float(r.top.mean() / m.sharp) for r, m in zip(found[kind], minima)])
@@ -106,21 +118,21 @@ def sharp_sentences(found: Runs, minima: Sequence[xr.Dataset]) -> list[Answer]:
 
     rise = f"ln of the mean of min(time to {RISE:g} times the loss, horizon)"
     return [
-        *answer(ZHU, "a network's sharp minimum is left sooner with noise of covariance D/b than with isotropic noise "
-                "of equal trace", waited("isotropic") - waited("exact"), MORE, f"{rise}: isotropic less exact"),
-        *answer(ZHU, "the noise leads from a sharp minimum to flatter places: λ_max falls by a tenth or more",
-                fallen("exact"), (-INF, np.log(0.9)), "ln(λ_max at the horizon over that at the minimum)",
-                condition="its covariance is D/b, not isotropic of equal trace", otherwise=fallen("isotropic")),
-        *answer(KESKAR, "the noise of mini-batches leads from a sharp minimum to flatter places",
-                np.log([float(m.flat / m.sharp) for m in minima]), LESS,
-                "ln(λ_max where they led over that at the minimum)"),
-        *answer(GOLMANT, "noise from a small subset of the samples leaves a sharp minimum as soon as exact noise, "
-                "within a factor of 1.5", waited("subset") - waited("exact"), (-np.log(1.5), np.log(1.5)),
-                f"{rise}: subset less exact"),
-        *answer(GOLMANT, "noise by products with the Hessian leaves it as soon as exact noise, within a factor of 1.5",
-                waited("hessian") - waited("exact"), (-np.log(1.5), np.log(1.5)), f"{rise}: hessian less exact"),
-        *answer(GOLMANT, "curvature and noise at a minimum give the time for which it holds: that of the parabola, "
-                "within a quarter", off(COLD), (-0.25, 0.25),
-                "ln(time in the slab over that of the recursion on the parabola)",
-                condition=f"T is 1/{COOLER} of what it is for the other runs", otherwise=off("exact")),
+        asked(ZHU, "a network's sharp minimum is left sooner with noise of covariance D/b than with isotropic noise "
+              "of equal trace", later("isotropic"), MORE, f"{rise}: isotropic less exact"),
+        asked(ZHU, "the noise leads from a sharp minimum to flatter places: λ_max falls by a tenth or more",
+              fallen("exact"), (-INF, np.log(0.9)), "ln(λ_max at the horizon over that at the minimum)",
+              condition="its covariance is D/b, not isotropic of equal trace", otherwise=fallen("isotropic")),
+        asked(KESKAR, "the noise of mini-batches leads from a sharp minimum to flatter places",
+              np.log([float(m.flat / m.sharp) for m in minima]), LESS,
+              "ln(λ_max where they led over that at the minimum)"),
+        asked(GOLMANT, "noise from a small subset of the samples leaves a sharp minimum as soon as exact noise, "
+              "within a factor of 1.5", later("subset"), (-np.log(1.5), np.log(1.5)),
+              f"{rise}: subset less exact"),
+        asked(GOLMANT, "noise by products with the Hessian leaves it as soon as exact noise, within a factor of 1.5",
+              later("hessian"), (-np.log(1.5), np.log(1.5)), f"{rise}: hessian less exact"),
+        asked(GOLMANT, "curvature and noise at a minimum give the time for which it holds: that of the parabola, "
+              "within a quarter", off(COLD), (-0.25, 0.25),
+              "ln(time in the slab over that of the recursion on the parabola)",
+              condition=f"T is 1/{COOLER} of what it is for the other runs", otherwise=off("exact")),
     ]  # fmt: skip

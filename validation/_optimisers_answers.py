@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ._optimisers_runs import ADAPTIVE
-from ._sentences import Answer
+from ._sentences import Answer, asked
 
 _INF = float("inf")
 _ENTROPY_SGD = "Chaudhari et al. (2017, Entropy-SGD), abstract"
@@ -31,10 +31,10 @@ def answers(
     learnt: Sequence[xr.Dataset],
     least: Sequence[xr.Dataset],
     tested: int,
-) -> list[Answer]:
+) -> list[Answer | str]:
     """One answer per sentence for which the optimisers were run; `tested` samples tell errors apart by one of them."""
     names, seeds, grain = list(ends), range(len(across)), 1 / tested
-    found = [*_between(across, within, between, len(seeds), grain), _spectrum(ends)]
+    found: list[Answer | str] = [*_between(across, within, between, len(seeds), grain), _spectrum(ends)]
 
     def over_sgd(name: str, quantity: str) -> list[float]:
         return [float(v) for v in ends[name][quantity] - ends["sgd"][quantity]]
@@ -61,11 +61,10 @@ def answers(
                             (-_INF, 0.005), measure="test error less SGD's, half a per cent granted",
                             resolution=grain))  # fmt: skip
         wide = [float(v) for v in (ends[name]["local_entropy"] - ends["sgd"]["local_entropy"]).isel(spread=-1)]
-        if np.isfinite(wide).all():
-            found.append(Answer(
-                source, f"{name} ends where the local entropy is better (f_γ lower) than where SGD ends", wide,
-                (-_INF, 0.0), measure=f"f_γ less that of SGD at σ = {config['spreads'][-1]:g}",
-            ))  # fmt: skip
+        found.append(asked(
+            source, f"{name} ends where the local entropy is better (f_γ lower) than where SGD ends", wide,
+            (-_INF, 0.0), f"f_γ less that of SGD at σ = {config['spreads'][-1]:g}",
+        ))  # fmt: skip
     if "svrg" in names:
         found.append(Answer(
             "Johnson & Zhang (2013), §2", "the variance of SVRG's steps is smaller than that of SGD's",
@@ -86,7 +85,7 @@ def carried(end: xr.Dataset, matrix: str) -> NDArray:
 
 def _spectrum(ends: Mapping[str, xr.Dataset]) -> Answer:
     some = next(iter(ends.values()))
-    errors = [(end["hessian_trace_error"] / end["hessian_trace"]).values for end in ends.values()]
+    errors = [abs(end["hessian_trace_error"] / end["hessian_trace"]).values for end in ends.values()]
     return Answer(
         _ENTROPY_SGD, "where training ends nearly all eigenvalues of H are almost 0, and a few are large",
         np.mean([carried(end, "hessian") for end in ends.values()], axis=0), (0.5, _INF),
@@ -96,13 +95,21 @@ def _spectrum(ends: Mapping[str, xr.Dataset]) -> Answer:
 
 
 def _range(tuned: xr.Dataset, ranges: Sequence[xr.Dataset]) -> Answer:
-    """The rate chosen for SGD is known to half the way to its neighbours on offer."""
+    """The rate chosen for SGD is known to half the way to its neighbours on offer; at an edge of the offer it is known
+    from one side only, and may lie anywhere on the other.
+    """
     offered, rate = np.log(tuned["rate"].values), np.log(tuned.attrs["rate"])
     width = [np.log(max(run.attrs["high"] / run.attrs["low"], 1.001)) for run in ranges]
     place = [(rate - np.log(run.attrs["low"])) / w for run, w in zip(ranges, width)]
+    first, last = (tuned.attrs["rate"] == tuned["rate"].values[edge] for edge in (0, -1))
+
+    def between(low: float, high: float) -> bool | None:
+        low, high = -_INF if first else low, _INF if last else high
+        return True if low > 0 and high < 1 else False if high <= 0 or low >= 1 else None
+
     return Answer(
         "Smith (2017), §3.1", "the best constant rate lies between the bounds that the range test gives", place,
-        (0.0, 1.0), measure="ln(η of SGD/low)/ln(high/low), η the best of those on offer",
+        between, measure="ln(η of SGD/low)/ln(high/low), η the best of those on offer",
         resolution=float(np.diff(offered).max() / 2 / np.mean(width)) if len(offered) > 1 else 1.0,
     )  # fmt: skip
 
@@ -181,7 +188,7 @@ def _cycles(cycled: Sequence[xr.Dataset], joined: xr.Dataset, seeds, grain: floa
     for seed, run in zip(seeds, cycled):
         last = run.isel(time=run["time"].values >= run["time"].values[-1] - run.attrs["cycle_epochs"] - 1e-9)
         loss, top = last["loss"].sel(kind="cyclic").values, int(last["cyclic_rate"].values.argmax())
-        loops.append(float(np.log(loss[top] / loss[-1])))
+        loops.append(float(np.log(loss[top] / max(loss[0], loss[-1]))))
         mine = joined.isel(pair=[k for k, p in enumerate(joined.pair.values) if p.startswith(f"seed {seed},")])
         rises.append(float(np.median(mine["rise"])))
         better.append(float(np.median(_excess(mine, "test_error"))))
@@ -190,7 +197,8 @@ def _cycles(cycled: Sequence[xr.Dataset], joined: xr.Dataset, seeds, grain: floa
                gain, (-_INF, 0.005), measure="test error of cycles less the smaller of both ends', half a per cent "
                "granted", resolution=grain),
         Answer("Smith & Topin (2017)", "in a cycle the loss is higher at its large rates, and falls back after",
-               loops, (0.0, _INF), measure="log of the loss at the largest rate over that at the end of the cycle"),
+               loops, (0.0, _INF),
+               measure="log of the loss at the largest rate over the larger of those at the ends of the last cycle"),
         Answer("Smith & Topin (2017)", "ends of consecutive cycles are different minima, with a barrier between",
                rises, (0.0, _INF),
                measure="highest training loss between consecutive cycles' ends less that of the higher end, median"),

@@ -46,15 +46,16 @@ def reproduction(study: Study) -> None:
     section = study.report.section("What is compared, and what is not")
     section.text(
         f"Data: {config['data']}; network {config['network']} without batch norm; batches of "
-        f"{config['batch_size']}, reshuffled. Published figures on MNIST and CIFAR are of other data and larger "
-        "networks, and nothing here is a comparison with them. The nearest setting that this experiment takes is\n\n"
+        f"{config['batch_size']}, reshuffled. Published figures on MNIST and CIFAR are of "
+        f"other {'data, ' if config['data'] == 'digits' else ''}networks and settings, and nothing here is a "
+        "comparison with them. The nearest setting that this experiment takes is\n\n"
         f"sde-sgd run optimisers {PUBLISHED}"
     )
     section.text(
-        "All optimisers start from the same weights and see as many mini-batches; each has the learning rate of the "
-        "lowest training loss in the last half of a short run from another start. Parle and Elastic-SGD take that many "
-        "batches per replica, so that they see more data: the column of gradients counts them all. Intervals are "
-        "Student's t over seeds, each a start and an order of the data of its own."
+        "All optimisers start from the same weights and see as many mini-batches; each has that learning rate on offer "
+        "whose highest training loss in the last half of a short run, from another start, is the lowest. Parle and "
+        "Elastic-SGD take that many batches per replica, so that they see more data: the column of gradients counts "
+        "them all. Intervals are Student's t over seeds, each a start and an order of the data of its own."
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from . import _phases_summary as of
-from ._phases_tables import resolution_of, spacing
-from ._sentences import Answer
+from ._phases_tables import resolution_of, spacing, spacing_of
+from ._sentences import Answer, asked
 
 _INF = np.inf
 _MORE, _LESS = (0.0, _INF), (-_INF, 0.0)
@@ -22,23 +22,9 @@ _HOFFER = "Hoffer et al. (2017)"
 _HERE = "asked here"
 
 
-def answers(config: Mapping[str, Any], runs: of.Runs) -> tuple[list[Answer], list[str]]:
-    """Sentences whose effect every seed has, and the others, each with the number of seeds that have it."""
-    found = [*_drift(config, runs["tanh"], runs["descent"]), *_plane(runs), *_labels(config, runs), *_growth(runs)]
-    return [one for one in found if isinstance(one, Answer)], [one for one in found if isinstance(one, str)]
-
-
-def one(source: str, content: str, effect: Iterable[float], holds, measure: str, otherwise=None,
-        **more) -> Answer | str:  # fmt: skip
-    """The answer; where a seed does not have the effect, the sentence and how many do."""
-    effect = np.array(list(effect), dtype=float)
-    there = np.isfinite(effect)
-    if otherwise is not None:
-        otherwise = np.array(list(otherwise), dtype=float)
-        there &= np.isfinite(otherwise)
-    if not len(effect) or not there.all():
-        return f"“{content}” ({there.sum()} of {len(effect)} seeds)"
-    return Answer(source, content, effect, holds, measure=measure, otherwise=otherwise, **more)
+def answers(config: Mapping[str, Any], runs: of.Runs) -> list[Answer | str]:
+    """Sentences whose effect every seed has, and, as text, those of which not every seed has it."""
+    return [*_drift(config, runs["tanh"], runs["descent"]), *_plane(runs), *_labels(config, runs), *_growth(runs)]
 
 
 def _drift(config: Mapping[str, Any], tanh, descent) -> list[Answer | str]:
@@ -46,26 +32,27 @@ def _drift(config: Mapping[str, Any], tanh, descent) -> list[Answer | str]:
     events = [of.apart(run) for run in tanh]
     grain = spacing(config, tanh)
     found = [
-        one(_TISHBY, "while the loss falls the mean of the gradient exceeds its deviation over mini-batches (drift)",
+        asked(_TISHBY, "while the loss falls the mean of the gradient exceeds its deviation over mini-batches (drift)",
             map(of.drift, tanh), _MORE, "ln SNR, mean over steps until nine tenths of the fall of the loss are over",
             condition=f"b = {b}, not b = 1", otherwise=[of.drift(run, 1) for run in tanh]),
-        one(_TISHBY, "in the end the deviation exceeds the mean (diffusion)", map(of.late, tanh), _LESS,
+        asked(_TISHBY, "in the end the deviation exceeds the mean (diffusion)", map(of.late, tanh), _LESS,
             f"ln SNR over the last tenth of the records, b = {b}"),
-        one(_TISHBY, "the change comes once: drift, then diffusion", [of.crossing_of(run).falls for run in tanh],
-            (0.0, 2.0), f"falls of the SNR through 1 along the run, {of.SMOOTH} records averaged",
+        asked(_TISHBY, "the change comes once: drift, then diffusion", [of.crossing_of(run).falls for run in tanh],
+            (0.5, 1.5), f"falls of the SNR through 1 along the run, {of.SMOOTH} records averaged",
             resolution=3 / len(tanh)),
-        one(_TISHBY, "it comes in all layers at once, within a factor of two", map(of.layers_apart, tanh),
+        asked(_TISHBY, "it comes in all layers at once, within a factor of two", map(of.layers_apart, tanh),
             (-_INF, np.log(2.0)), "ln(last crossing over first among layers); a layer that is never above 1 counts as "
             "crossing at step 1, one that ends above at twice the last step", resolution=grain),
-        one(_HERE, "only noise brings the SNR below 1: gradient descent stays above", map(of.late, descent), _MORE,
+        asked(_HERE, "only noise brings the SNR below 1: gradient descent stays above", map(of.late, descent), _MORE,
             f"ln SNR of gradient descent over the last tenth of the records, at b = {b}"),
     ]  # fmt: skip
-    for name, every in (("loss", 1), ("fit", 1), ("sharpness", config["sharp_every"]), ("memory", 1)):
-        found.append(one(_TISHBY if name == "loss" else _HERE, f"the crossing is where {of.EVENTS[name]}",
-                         [event[name] for event in events], _TWICE,
-                         "ln(its step over that of the crossing), within ln 2", resolution=grain * every))  # fmt: skip
-    found.append(one(_HERE, "in diffusion the weights forget where they started", map(of.kept, tanh), (-_INF, 0.5),
-                     "w·w₀/|w₀|² at the end over that at the crossing; below ½"))  # fmt: skip
+    for name in ("loss", "fit", "sharpness", "memory"):
+        found.append(asked(_TISHBY if name == "loss" else _HERE, f"the crossing is where {of.EVENTS[name]}",
+                           [event[name] for event in events], _TWICE,
+                           "ln(its step over that of the crossing), within ln 2",
+                           resolution=spacing_of(name, config, tanh)))  # fmt: skip
+    found.append(asked(_HERE, "in diffusion the weights forget where they started", map(of.kept, tanh), (-_INF, 0.5),
+                       "w·w₀/|w₀|² at the end over that at the crossing; below ½"))  # fmt: skip
     return found
 
 
@@ -87,29 +74,29 @@ def _plane(runs: of.Runs) -> list[Answer | str]:
     labels = [of.at(run, step, "drawn", "labels") - of.bits(run, "drawn", "labels")[0].mean()
               for run, step in zip(tanh, when)]  # fmt: skip
     return [
-        one(_TISHBY, "I(X;T) falls after the crossing (compression), in bins", change("tanh"), _LESS,
+        asked(_TISHBY, "I(X;T) falls after the crossing (compression), in bins", change("tanh"), _LESS,
             f"{measure}; {own}", otherwise=change("relu"), condition="the activation is tanh, not relu",
             resolution=grain),
-        one(_HERE, "so does the information with noise, drawn", change("tanh", "drawn"), _LESS, f"{measure}; {own}",
+        asked(_HERE, "so does the information with noise, drawn", change("tanh", "drawn"), _LESS, f"{measure}; {own}",
             otherwise=change("relu", "drawn"), condition="the activation is tanh, not relu", resolution=grain),
-        one(_TISHBY, "I(Y;T) rises before the crossing", labels, _MORE, "bits at the crossing less at the start, drawn",
-            resolution=grain),
-        one(_TISHBY, "the noise of mini-batches compresses: gradient descent does less",
+        asked(_TISHBY, "I(Y;T) rises before the crossing", labels, _MORE,
+            "bits at the crossing less at the start, drawn", resolution=grain),
+        asked(_TISHBY, "the noise of mini-batches compresses: gradient descent does less",
             change("tanh") - change("descent"), _LESS,
             "change of I(X;T) in bins by SGD less that by gradient descent, from the same step on", resolution=grain),
-        one(_SAXE, "gradient descent compresses, too, without noise", change("descent"), _LESS, measure + ", in bins",
+        asked(_SAXE, "gradient descent compresses, too, without noise", change("descent"), _LESS, measure + ", in bins",
             resolution=grain),
-        one(_HERE, "weight decay, which keeps tanh from saturation, makes compression less",
+        asked(_HERE, "weight decay, which keeps tanh from saturation, makes compression less",
             change("decay") - change("tanh"), _MORE, "change of I(X;T) in bins with decay less that without",
             resolution=grain),
-        one(_CHELOMBIEV, "weight decay makes compression more, in widths that go with the activations",
+        asked(_CHELOMBIEV, "weight decay makes compression more, in widths that go with the activations",
             change("decay", "drawn, relative") - change("tanh", "drawn, relative"), _LESS,
             "change of I(X;T) drawn, relative, with decay less that without", resolution=grain),
-        one(_HERE, "what goes into the nonlinearity is not compressed", change("tanh", "bins before"), (-0.5, _INF),
+        asked(_HERE, "what goes into the nonlinearity is not compressed", change("tanh", "bins before"), (-0.5, _INF),
             f"{measure}, in bins; above −½; {at_cap[0]:.0%} {beyond}", resolution=grain),
-        one(_SAXE, "information falls as units saturate", saturated, _LESS,
+        asked(_SAXE, "information falls as units saturate", saturated, _LESS,
             "correlation of I(X;T) in bins with the saturated share along the run"),
-        one(_SAXE, "relu is not compressed, in bins of the run's range", change("relu"), (-0.5, _INF),
+        asked(_SAXE, "relu is not compressed, in bins of the run's range", change("relu"), (-0.5, _INF),
             f"change of I(X;T), bits, mean over hidden layers, {own}; above −½; {at_cap[1]:.0%} {beyond}",
             resolution=grain),
     ]  # fmt: skip
@@ -120,15 +107,15 @@ def _labels(config: Mapping[str, Any], runs: of.Runs) -> list[Answer | str]:
     chance = 1 / random[0].attrs["classes"]
     slower = [np.log(of.steps_to_fit(b) / of.steps_to_fit(a)) for a, b in zip(true, random)]
     return [
-        one(_ZHANG, "random labels are fitted without error", [run["accuracy"].values[-1] for run in random],
+        asked(_ZHANG, "random labels are fitted without error", [run["accuracy"].values[-1] for run in random],
             (0.99, _INF), "training accuracy at the end, above 0.99", resolution=resolution_of(random)),
-        one(_ZHANG, "then the test accuracy is that of chance, within 0.05",
+        asked(_ZHANG, "then the test accuracy is that of chance, within 0.05",
             [run["test_accuracy"].values[-1] - chance for run in random], (-0.05, 0.05),
             "test accuracy less that of chance", resolution=resolution_of(random, "test_samples")),
-        one(_ZHANG, "the fit takes longer by a small factor, which is read as less than ten", slower,
+        asked(_ZHANG, "the fit takes longer by a small factor, which is read as less than ten", slower,
             (0.0, np.log(10.0)), "ln(steps to 99 % with random labels over those with true ones)",
             resolution=spacing(config, random)),
-        one(_HERE, "with random labels, too, the mean exceeds the deviation while the loss falls",
+        asked(_HERE, "with random labels, too, the mean exceeds the deviation while the loss falls",
             map(of.drift, random), _MORE,
             f"ln SNR, b = {random[0].attrs['noise_size']}, mean over steps until nine tenths of the fall are over"),
     ]  # fmt: skip
@@ -139,20 +126,20 @@ def _growth(runs: of.Runs) -> list[Answer | str]:
     for kind, name in (("tanh", "tanh"), ("random-1", "random labels")):
         laws, local = [of.laws(run) for run in runs[kind]], [of.exponents(run) for run in runs[kind]]
         found += [
-            one(_HOFFER, f"{name}: |w − w₀| grows rather as the logarithm of the steps than as a power of them",
+            asked(_HOFFER, f"{name}: |w − w₀| grows rather as the logarithm of the steps than as a power of them",
                 [law.ahead for law in laws], _MORE, "ln(rms error ahead of the power law over that of the logarithm)"),
-            one(_HOFFER, f"{name}: and the logarithm holds, within 5 %", [law.misses[1] for law in laws],
+            asked(_HOFFER, f"{name}: and the logarithm holds, within 5 %", [law.misses[1] for law in laws],
                 (-_INF, 0.05), "rms error ahead of the logarithm, relative"),
-            one(_HERE, f"{name}: |w − w₀| is a power of the steps at all, of one exponent within 0.1",
+            asked(_HERE, f"{name}: |w − w₀| is a power of the steps at all, of one exponent within 0.1",
                 [k[-1] - k[0] for k in local], (-0.1, 0.1),
                 "d ln|w − w₀|/d ln t, last third of the records less the first"),
         ]  # fmt: skip
     last = [np.array([of.exponents(run)[-1] for run in runs[kind]]) for kind in ("tanh", "descent")]
     return [
         *found,
-        one(_HOFFER, "the weights do not move as a free walk would, with exponent ½", last[0], _not_half,
+        asked(_HOFFER, "the weights do not move as a free walk would, with exponent ½", last[0], _not_half,
             "d ln|w − w₀|/d ln t, last third of the records; within ½ ± 0.1 is ½"),
-        one(_HERE, "the growth is diffusion: gradient descent, without noise, grows otherwise", last[0] - last[1],
+        asked(_HERE, "the growth is diffusion: gradient descent, without noise, grows otherwise", last[0] - last[1],
             _differs, "local exponent of SGD less that of gradient descent, last third; within ±0.05 is the same"),
     ]  # fmt: skip
 

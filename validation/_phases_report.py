@@ -14,7 +14,8 @@ from . import phases_figures as figures
 from ._phases_growth import AHEAD
 from ._phases_known import BATCHES, START, UNIT_BINS
 from ._phases_runs import ESTIMATORS, NARROW
-from ._phases_tables import ranged, resolution_of, shown, spacing, times
+from ._phases_tables import ranged, resolution_of, shown, spacing, spacing_of, times
+from ._report_figures import add_figure
 from ._sentences import student
 
 TITLES = {
@@ -74,7 +75,7 @@ def report_ratio(study: Study, runs: of.Runs, known: xr.Dataset) -> None:
         "The same weights seen at other batch sizes: SNR ∝ √b, so that where drift ends is a matter of b.",
     )
     falls = sum(0 < of.crossing_of(run).last < np.inf for run in runs["descent"])
-    add(study, section, "snr", figures.plot_ratios(counted(runs)),
+    add_figure(study, section, "snr", figures.plot_ratios(counted(runs)),
         "SNR per layer, means over seeds in a band of their range; dots: the last crossing of all weights together, of "
         f"each seed. Gradient descent has no noise to walk by; its SNR falls through 1 in {falls} of "
         f"{len(runs['descent'])} seeds. Where it does, the fall tells of the gradient, not of how the weights move.",
@@ -88,7 +89,7 @@ def report_ratio(study: Study, runs: of.Runs, known: xr.Dataset) -> None:
         f"descent {still:.1e} steps (allowed 1e-10).",
     )  # fmt: skip
     section.formula(r"n^* = \dfrac{\ln\,[(h^2x_0^2-h^2S)/(D/b-h^2S)]}{-2\ln(1-\eta h)}", "crossing on a quadratic")
-    add(study, section, "quadratic", figures.plot_quadratic(known).figure,
+    add_figure(study, section, "quadratic", figures.plot_quadratic(known).figure,
         "The crossing on a quadratic, bars of two standard errors: k times the batch moves it by nearly "
         "ln k/(−2 ln(1−ηh)) steps.", "Points on two rising curves")  # fmt: skip
 
@@ -96,24 +97,26 @@ def report_ratio(study: Study, runs: of.Runs, known: xr.Dataset) -> None:
 def report_beside(study: Study, runs: of.Runs) -> None:
     """What the crossing coincides with."""
     section = study.report.section("What the crossing coincides with")
-    b, grain, rows = study.config["batch_size"], spacing(study.config, runs["tanh"]), []
+    b, rows = study.config["batch_size"], []
     more = [4 * b] if 4 * b < runs["tanh"][0].attrs["samples"] else []
     for kind in NARROW:
         several = [of.events(run) for run in runs[kind]]
         gaps = [[of.apart(run, size) for run in runs[kind]] for size in (b, *more)]
         for name, what in of.EVENTS.items():
             if all(name in one for one in several):
+                grain = spacing_of(name, study.config, runs[kind])
                 rows.append([TITLES[kind], what, times((one[name] for one in several), grain),
-                             *(shown(gap[name] for gap in gaps_at_b) for gaps_at_b in gaps)])  # fmt: skip
+                             *(shown((gap[name] for gap in gaps_at_b), grain) for gaps_at_b in gaps)])  # fmt: skip
     section.table(
         ["run", "where …", "step", *(f"ln(step over crossing), b = {size}" for size in (b, *more))],
         rows,
         "Steps of events, geometric means with 95 % intervals over seeds, and how far from the last crossing they are, "
-        "± 95 % interval; ln 2 = 0.69. The crossing moves with the b at which the SNR is taken, the events do not. "
+        "± 95 % interval, each at least a record wide to either side; ln 2 = 0.69. The crossing moves with the b at "
+        "which the SNR is taken, the events do not. "
         "What is largest only at an end of the run has no step; what is taken from last values depends on where the "
         "run ends.",
     )
-    add(study, section, "beside", figures.plot_beside(runs["tanh"]),
+    add_figure(study, section, "beside", figures.plot_beside(runs["tanh"]),
         "tanh, SGD, every seed a colour, its last crossing dotted. A cosine with w₀ falls where weights grow in other "
         "directions, though nothing of w₀ be lost: dashed, what it were had all of the way been perpendicular to w₀. "
         "The share of w₀ that is left, w·w₀/|w₀|², dotted, 0 for a start forgotten, is "
@@ -151,11 +154,11 @@ def report_plane(study: Study, runs: of.Runs, unit: xr.Dataset, channel: xr.Data
         "of the fall of its loss are over. A change below 0 is compression. At the cap: layers within "
         f"{of.AT_CAP:g} bits of log₂ n. Saturated: share of |tanh| > 0.95.",
     )  # fmt: skip
-    add(study, section, "estimates", figures.plot_estimates(counted(runs)),
+    add_figure(study, section, "estimates", figures.plot_estimates(counted(runs)),
         "I(X;T) of the last hidden layer by every estimator, means over seeds; dashed their cap, log₂ n. Beside it the "
         "share of saturated units (dotted); the controls are decay, gradient descent, relu, and bins before the "
         "nonlinearity.", "Four panels of curves under a dashed cap")  # fmt: skip
-    add(study, section, "plane", figures.plot_plane(counted(runs)),
+    add_figure(study, section, "plane", figures.plot_plane(counted(runs)),
         "The information plane by drawing T (σ fixed), first seed: from open to full dots; dashed the caps, log₂ n on "
         "the inputs and H(Y) on the labels.", "Curves in the plane of two informations")  # fmt: skip
     inside, above = _brackets(runs)
@@ -176,7 +179,7 @@ def report_plane(study: Study, runs: of.Runs, unit: xr.Dataset, channel: xr.Data
         f"rise. On a Gaussian channel of {truth:.2f} bits {channel['size'].values[0]} samples give at most "
         f"{float(low.max()):.2f}, and no estimate exceeds its log₂ n.",
     )
-    add(study, section, "known", figures.plot_known(unit, channel),
+    add_figure(study, section, "known", figures.plot_known(unit, channel),
         "Left: exact information of one unit against its weight. Right: estimates over the exact information of a "
         "Gaussian channel, bins of width 2σ; dashed for the smaller number of samples. The caps bend them all.",
         "A curve that rises and falls; estimates that level off")  # fmt: skip
@@ -213,7 +216,7 @@ def report_labels(study: Study, runs: of.Runs) -> None:
         f"b = {one.attrs['batch_size']}; means ± 95 % interval over seeds, each with a split and labels of its own, of "
         "steps and ratios geometric means with their intervals; last fall 0: never above 1 over five records.",
     )  # fmt: skip
-    add(study, section, "labels", figures.plot_labels(kinds),
+    add_figure(study, section, "labels", figures.plot_labels(kinds),
         "Accuracy, SNR of all weights and distance from the start; means over seeds, bands of their range.",
         "Three panels of curves against steps")  # fmt: skip
 
@@ -246,7 +249,7 @@ def report_growth(study: Study, runs: of.Runs) -> None:
         "ahead, relative: the better of two laws may miss, too. A free random walk has α = ½, a steady drift 1.",
     )  # fmt: skip
     chosen = {titles[kind]: list(runs[kind]) for kind in ("tanh", "relu", "descent", "random-1")}
-    add(study, section, "growth", figures.plot_growth(chosen),
+    add_figure(study, section, "growth", figures.plot_growth(chosen),
         "|w − w₀|, seeds in grey; first seed with both laws, fitted where thick and carried on where dashed. Gradient "
         "descent is the control without noise.", "Four panels of growing curves with fits")  # fmt: skip
 
@@ -255,9 +258,3 @@ def _choice(ahead: Iterable[float]) -> str:
     """The law that predicts better, by the interval of ln of the errors' ratio over seeds."""
     _, low, high = student(list(ahead))
     return "logarithm" if low > 0 else "power" if high < 0 else "undecided"
-
-
-def add(study: Study, section, name: str, figure, caption: str, alt: str) -> None:
-    """A figure into the report and among the figures of the study."""
-    study.figures[name] = figure
-    section.figure(figure, caption, alt)

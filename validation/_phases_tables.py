@@ -10,6 +10,7 @@ import xarray as xr
 
 from sde_sgd.report import number
 
+from ._sentences import shown as shown_of_all
 from ._sentences import student
 
 
@@ -21,11 +22,8 @@ def shown(values: Iterable[float], resolution: float = 0.0) -> str:
     there = numbers[np.isfinite(numbers)]
     if not len(there):
         return "never" if np.isposinf(numbers).any() else "–"
-    mean, low, _ = student(there)
     lost = "" if len(there) == len(numbers) else f" ({len(there)} of {len(numbers)} seeds)"
-    if len(there) == 1:
-        return number(mean) + lost
-    return f"{number(mean)} ± {number(max(mean - low, resolution))}{lost}"
+    return shown_of_all(there, resolution=resolution) + lost
 
 
 def times(values: Iterable[float], resolution: float = 0.0) -> str:
@@ -62,3 +60,9 @@ def resolution_of(runs: Sequence[xr.Dataset], samples: str = "samples") -> float
 def spacing(config: Mapping[str, Any], runs: Sequence[xr.Dataset]) -> float:
     """ln of the factor between neighbouring records late in a run, which are even in the logarithm of the steps."""
     return float(np.log(runs[0].attrs["steps"]) / (config["records"] - 1))
+
+
+def spacing_of(event: str, config: Mapping[str, Any], runs: Sequence[xr.Dataset]) -> float:
+    """The same between the records in which an event is looked for: λ_max and information are taken in fewer."""
+    fewer = {"sharpness": "sharp_every", "saturation": "plane_every", "compression": "plane_every"}
+    return spacing(config, runs) * (config[fewer[event]] if event in fewer else 1)

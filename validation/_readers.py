@@ -23,6 +23,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._paths)
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self), 3, 64, 64
+
     def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.uint8]:
         images = np.empty((len(positions), 3, 64, 64), np.uint8)
         for image, position in zip(images, positions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +52,15 @@ def student(effect: Effect) -> Interval:
                     mean + half if half else float(values[0]))  # fmt: skip
 
 
-def shown(values: Iterable[float], missing: str = "–") -> str:
-    """Mean ± half of the 95 % interval over seeds, to four digits; `missing` where a value is not finite."""
+def shown(values: Iterable[float], missing: str = "–", resolution: float = 0.0) -> str:
+    """Mean ± half of the 95 % interval over seeds, at least `resolution`, to four digits; `missing` where a value is
+    not finite.
+    """
     given = np.array(list(values), dtype=float)
     if not np.isfinite(given).all():
         return missing
     mean, low, _ = student(given)
-    return f"{number(mean)} ± {number(mean - low)}"
+    return f"{number(mean)} ± {number(max(mean - low, resolution))}"
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,42 @@ class Answer:
         return False if high <= bottom or low >= top else None
 
 
-def sentences_section(study: Study, answers: Iterable[Answer], heading: str = "What the source says") -> Section:
-    """A section with the table of sentences; all of them so far also become the group "sentences" of the result."""
-    answers = [_checks.instance("a sentence", one, Answer) for one in answers]
-    if not answers:
+def asked(
+    source: str, content: str, effect: Iterable[float], holds, measure: str, otherwise: Iterable[float] | None = None,
+    **more: Any,
+) -> Answer | str:  # fmt: skip
+    """The answer; where a seed does not have the effect, the sentence and how many seeds have it.
+
+    NaN and ∞ stand for an effect that a seed does not have; no seed at all, where no run was finished.
+    """
+    values = np.array(list(effect), dtype=float)
+    if not len(values):
+        return f"“{content}” (no finished run)"
+    there = np.isfinite(values)
+    if otherwise is not None:
+        otherwise = np.array(list(otherwise), dtype=float)
+        there &= np.isfinite(otherwise)
+    if not there.all():
+        return f"“{content}” ({there.sum()} of {len(values)} seeds)"
+    return Answer(source, content, values, holds, measure=measure, otherwise=otherwise, **more)
+
+
+def sentences_section(
+    study: Study, answers: Iterable[Answer | str], heading: str = "What the source says"
+) -> Section:  # fmt: skip
+    """A section with the table of sentences; all of them so far also become the group "sentences" of the result.
+
+    Those that `asked` could not answer are named below the table.
+    """
+    given = list(answers)
+    left = [one for one in given if isinstance(one, str)]
+    known = [_checks.instance("a sentence", one, Answer) for one in given if not isinstance(one, str)]
+    if not known:
         raise ValueError("there is no sentence to answer")
     section = study.report.section(heading)
     before = study.results.get(GROUP)
     first = 1 if before is None else before.sizes["sentence"] + 1
-    found = as_dataset(answers)
+    found = as_dataset(known)
     study.results[GROUP] = found if before is None else _joined([before, found])
     section.text(
         "Each sentence is answered by an effect that is measured once per seed: seen where the whole 95 % interval "
@@ -165,9 +194,11 @@ def sentences_section(study: Study, answers: Iterable[Answer], heading: str = "W
         "is judged for itself: of twenty intervals one is expected to miss."
     )
     section.table(
-        list(_COLUMNS), [_row(first + k, one) for k, one in enumerate(answers)],
-        "; ".join(f"{sum(a.verdict == v for a in answers)} {v}" for v in VERDICTS) + ".",
+        list(_COLUMNS), [_row(first + k, one) for k, one in enumerate(known)],
+        "; ".join(f"{sum(a.verdict == v for a in known)} {v}" for v in VERDICTS) + ".",
     )  # fmt: skip
+    if left:
+        section.text("Not answered, because not every seed has the effect: " + "; ".join(left) + ".")
     return section
 
 

@@ -10,9 +10,10 @@ from scipy.special import stdtr
 
 from sde_sgd.study import Study
 
+from ._report_figures import add_figure
 from ._sentences import shown, student
 from ._walk_floors import Joined, joined
-from ._walk_runs import deviations, epoch_of
+from ._walk_runs import NOISES, SCHEDULES, deviations, epoch_of
 from ._walk_sentences import finished, height, late, of_epoch
 from ._walk_valley import APART, RIPPLE, WALL
 from .walk_figures import plot_floors, plot_heights, plot_rest, plot_series, plot_valley, plot_walk
@@ -36,20 +37,21 @@ def report_segments(study: Study, runs: Runs) -> None:
     barriers, heights = [], []
     for name in study.config["networks"]:
         for kind in ("sgd", "half"):
-            several = [run for (run,) in finished(runs, name, kind)]
+            several, lost = kept(runs, name, kind)
+            rate = runs[name, kind][0].attrs["rate"]
             if not several:
+                heights.append([name, rate, None, "diverged", "", "", ""])
                 continue
-            rate = several[0].attrs["rate"]
             for which in range(len(np.unique(epoch_of(several[0])))):
                 found = [of_epoch(run, which) for run in several]
                 epoch, per_epoch = found[0][0], several[0].attrs["steps_per_epoch"]
                 if kind == "sgd":
                     crossed = [float(s.barrier.mean()) * per_epoch for _, s in found]
                     inside = [float(s.interior.mean()) for _, s in found]
-                    barriers.append([name, epoch, per_epoch, shown(crossed), shown(inside),
+                    barriers.append([name + lost, epoch, per_epoch, shown(crossed), shown(inside),
                                      _BARRIERS[name] if which == 0 else ""])  # fmt: skip
                 above = [float(s.height.mean()) for _, s in found]
-                heights.append([name, rate, epoch, shown(above), shown(h / rate**2 for h in above),
+                heights.append([name + lost, rate, epoch, shown(above), shown(h / rate**2 for h in above),
                                 shown(float(s.floor.mean()) for _, s in found),
                                 _HEIGHTS.get((name, kind), "") if which == 0 else ""])  # fmt: skip
     section.table(
@@ -65,11 +67,11 @@ def report_segments(study: Study, runs: Runs) -> None:
     )  # fmt: skip
     for name in study.config["networks"]:
         for (run,) in finished(runs, name, "sgd")[:1]:
-            _figure(study, section, f"walk-{name}", plot_walk(run),
+            add_figure(study, section, f"walk-{name}", plot_walk(run),
                     f"{name}, SGD, first seed: training loss on the segments between iterates (dots), in the recorded "
                     "epochs.", "Loss curves sagging between dots")  # fmt: skip
     for (run,) in finished(runs, "mlp", "gd-ninefold")[:1]:
-        _figure(study, section, "walk-gd", plot_walk(run),
+        add_figure(study, section, "walk-gd", plot_walk(run),
                 "The same for gradient descent at the ninefold step of the released code, whose full-batch gradient is "
                 "a sum of nine mean gradients.", "Loss curves between dots of gradient descent")  # fmt: skip
 
@@ -88,11 +90,12 @@ def report_floors(study: Study, runs: Runs) -> None:
     )
     rows = []
     for name in study.config["networks"]:
-        several = [joined(run["floor_loss"].values) for (run,) in finished(runs, name, "sgd")]
+        finite, lost = kept(runs, name, "sgd")
+        several = [joined(run["floor_loss"].values) for run in finite]
         half = several[0].barrier.size // 2 if several else 0
         parts = {"first half": slice(None, half), "second half": slice(half, None)} if half else {"whole": slice(None)}
         for label, part in parts.items() if several else ():
-            rows.append([name, label, several[0].barrier[part].size, *_of_floors(several, part)])
+            rows.append([name + lost, label, several[0].barrier[part].size, *_of_floors(several, part)])
     section.table(
         ["network", "of the run", "segments", "floor: share with a barrier", "its height", "iterates: share", "height "
          "of the iterates", "barriers above them"], rows,
@@ -102,7 +105,7 @@ def report_floors(study: Study, runs: Runs) -> None:
     )  # fmt: skip
     for name in study.config["networks"]:
         for (run,) in finished(runs, name, "sgd")[:1]:
-            _figure(study, section, f"floors-{name}", plot_floors(run).figure,
+            add_figure(study, section, f"floors-{name}", plot_floors(run).figure,
                     f"{name}, SGD, first seed: training loss on straight lines from floor to floor and from iterate to "
                     "iterate.", "Two chains of loss curves against epochs, one below the other")  # fmt: skip
 
@@ -126,46 +129,52 @@ def report_noise(study: Study, runs: Runs) -> None:
     section = study.report.section("SGD, gradient descent, isotropic noise")
     rate = study.config["learning_rate"]
     names = {"SGD": "sgd", f"GD, η = {rate:g}": "gd", f"GD, η = {9 * rate:g}": "gd-ninefold"}
-    pairs = {label: [run for (run,) in finished(runs, "mlp", kind)] for label, kind in names.items()}
-    pairs = {label: several for label, several in pairs.items() if several}
-    rows = []
-    for label, several in pairs.items():
-        rows.append(_row(label, several))
+    main, noisy, rows = {}, {}, []
+    for label, kind in names.items():
+        several, lost = kept(runs, "mlp", kind)
+        rows.append(_row(label + lost, several))
+        if several:
+            main[label] = several
     for reading, deviation in deviations(study.config).items() if study.config["noise"] else ():
-        kind = "noise-deviation" if reading.startswith("standard") else "noise-variance"
+        kind = NOISES[reading]
         for title, which in ((f"GD + noise, {reading} {study.config['noise_scale']:g} (σ = {deviation:.3g})", kind),
                              ("… then SGD", f"{kind}-sgd")):  # fmt: skip
-            several = [run for (run,) in finished(runs, "mlp", which)]
+            several, lost = kept(runs, "mlp", which)
+            rows.append(_row(title + lost, several))
             if several:
-                rows.append(_row(title, several))
-                pairs[title if which == kind else f"{reading}, then SGD"] = several
-            else:
-                rows.append([title, None, "diverged", "", "", "", ""])
+                noisy[title if which == kind else f"{reading}, then SGD"] = several
     section.table(
         ["run", "steps", "training loss", "test accuracy", "|w|", "|w − w₀|", "λ_max"], rows,
         "Where each run ends, ± 95 % interval over seeds. Full-batch steps are those of the mean gradient at the η "
         "that is named. The scale of the isotropic noise is run in both of its readings. After the switch to SGD "
         "|w − w₀| is the distance from where it took place.",
     )  # fmt: skip
-    main = {label: several for label, several in pairs.items() if "noise" not in label and "then" not in label}
-    _figure(study, section, "descent",
+    add_figure(study, section, "descent",
             plot_series(main, {"cosine": "E[g·g′]/√(E|g|²E|g′|²)", "distance": "|w − w₀|", "loss": "training loss"},
                         ("loss",)),
             "Cosine of consecutive gradients, distance from the start and loss; bands are ranges over seeds.",
             "Three panels of curves against steps")  # fmt: skip
-    _figure(study, section, "sharpness",
+    add_figure(study, section, "sharpness",
             plot_series(main, {"hessian_eigenvalues": "λ_max of H", "test_accuracy": "test accuracy"},
                         ("hessian_eigenvalues",)),
             "Spectral norm of the Hessian with test accuracy.", "Two panels of curves against steps")  # fmt: skip
-    noisy = {label: several for label, several in pairs.items() if label not in main}
     if noisy:
-        _figure(study, section, "noise",
-                plot_series({"SGD": pairs["SGD"], **noisy}, {"norm": "|w|", "test_accuracy": "test accuracy"}),
+        beside = {"SGD": main["SGD"]} if "SGD" in main else {}
+        add_figure(study, section, "noise",
+                plot_series(beside | noisy, {"norm": "|w|", "test_accuracy": "test accuracy"}),
                 "Norm of the weights and test accuracy with isotropic noise, and after switching back to SGD.",
                 "Two panels of curves against steps")  # fmt: skip
 
 
+def kept(runs: Runs, name: str, kind: str) -> tuple[list[xr.Dataset], str]:
+    """The runs of a kind that did not diverge; and, where some did, how many these are."""
+    several, made = [run for (run,) in finished(runs, name, kind)], len(runs.get((name, kind), []))
+    return several, f" ({len(several)} of {made} seeds)" if 0 < len(several) < made else ""
+
+
 def _row(label: str, several: Sequence[xr.Dataset]) -> list:
+    if not several:
+        return [label, None, "diverged", *[""] * 4]
     curved = "hessian_eigenvalues" in several[0]
     return [label, several[0].attrs["steps"], *(shown(late(run, name) for run in several) for name in
             ("loss", "test_accuracy", "norm", "distance")),
@@ -184,7 +193,7 @@ def report_sweeps(study: Study, runs: Runs, factors: Sequence[float]) -> None:
     rows, heights = [], {}
     for title, kinds in (("η", by_rate), ("b", by_size)):
         for value, kind in sorted(kinds.items()):
-            several = [run for (run,) in finished(runs, "mlp", kind)]
+            several, lost = kept(runs, "mlp", kind)
             if not several:
                 rows.append([f"{title} = {value:g}", None, "diverged", *[""] * 4])
                 continue
@@ -192,7 +201,7 @@ def report_sweeps(study: Study, runs: Runs, factors: Sequence[float]) -> None:
             if title == "η":
                 heights[value] = ends
             rate = several[0].attrs["rate"]
-            rows.append([f"{title} = {value:g}", several[0].attrs["steps"], shown(ends[0]), shown(ends[-1]),
+            rows.append([f"{title} = {value:g}{lost}", several[0].attrs["steps"], shown(ends[0]), shown(ends[-1]),
                          shown(h / rate**2 for h in ends[-1]), shown(late(run, "distance") for run in several),
                          shown(late(run, "test_accuracy") for run in several)])  # fmt: skip
     section.table(
@@ -202,19 +211,22 @@ def report_sweeps(study: Study, runs: Runs, factors: Sequence[float]) -> None:
     if len(heights) > 1:
         rates = sorted(heights)
         figure = plot_heights(rates, [heights[r][-1] for r in rates], [heights[r][0] for r in rates]).figure
-        _figure(study, section, "heights", figure, "Height against η beside the η² of the length of a step.",
+        add_figure(study, section, "heights", figure, "Height against η beside the η² of the length of a step.",
                 "Height against learning rate on logarithmic axes")  # fmt: skip
-    plans = {kind: [run for (run,) in finished(runs, "mlp", kind)] for kind in ("step", "cyclic", "trapezoid")}
-    plans = {"constant": [run for (run,) in finished(runs, "mlp", "sgd")], **plans}
-    plans = {kind: several for kind, several in plans.items() if several}
+    plans, rows = {}, []
+    for plan in SCHEDULES:
+        several, lost = kept(runs, "mlp", "sgd" if plan == "constant" else plan)
+        rows.append([plan + lost, *(shown(late(run, name) for run in several) for name in
+                                    ("loss", "test_loss", "test_accuracy"))] if several
+                    else [plan, "diverged", "", ""])  # fmt: skip
+        if several:
+            plans[plan] = several
     section.table(
-        ["schedule", "training loss", "test loss", "test accuracy"],
-        [[kind, *(shown(late(run, name) for run in several) for name in ("loss", "test_loss", "test_accuracy"))]
-         for kind, several in plans.items()],
+        ["schedule", "training loss", "test loss", "test accuracy"], rows,
         "Schedules with the same largest η: tenfold down at ½ and ¾ of the run; ten triangles (Smith 2017); a "
         "trapezoid that rises for a tenth, stays for six, falls for three. ± 95 % interval over seeds.",
     )  # fmt: skip
-    _figure(study, section, "schedules",
+    add_figure(study, section, "schedules",
             plot_series(plans, {"loss": "training loss", "test_accuracy": "test accuracy"}, ("loss",)),
             "Loss and test accuracy under the schedules.", "Two panels of curves against steps")  # fmt: skip
 
@@ -254,7 +266,7 @@ def report_cosines(study: Study, runs: Runs, rest: Sequence[xr.Dataset]) -> None
         section.text(f"The runs are too few, or too short, to decide on the law {law}.")
     else:
         section.verdict(high <= _OFF, f"The law {law}.")
-    _figure(study, section, "cosines", plot_rest(rest).figure,
+    add_figure(study, section, "cosines", plot_rest(rest).figure,
             "Points: measured, bars of the 95 % interval over seeds; crosses: first epoch; lines: the law.",
             "Ratio of gradient products against learning rate")  # fmt: skip
 
@@ -296,22 +308,17 @@ def report_valley(study: Study, toy: xr.Dataset) -> None:
     bumpy = toy.isel(ripple=1)
     false, missed, true = (float(bumpy[name].mean()) for name in ("floor_false", "floor_missed", "floor_exact"))
     section.verdict(
-        float(smooth["floor_barrier"].max()) == 0 and false < 0.05 and missed <= true / 3,
+        float(smooth["floor_barrier"].max()) == 0 and false < 0.05 and missed < true / 3,
         "Without ripples no barrier lies between the floors of steps. With them, all η together, the floor itself has "
         f"one on {true:.1%} of the segments; between the floors of steps {missed:.1%} of the segments lose it, and "
-        f"{false:.1%} have one that it has not (promised: at most a third of them lost, less than 5 % false).",
+        f"{false:.1%} have one that it has not (promised: less than a third of them lost, less than 5 % false).",
     )
     section.verdict(
         worst < _Z,
         f"Var y = η/(k(2 − ηk)) and −tr(H²S)/(tr(H²S) + tr D) are met: at most {worst:.1f} standard errors of blocks "
         f"off (allowed: {_Z:g}, which {len(rows) * 2} right values exceed with {chance:.1g}).",
     )
-    _figure(study, section, "valley", plot_valley(toy),
+    add_figure(study, section, "valley", plot_valley(toy),
             "Variance across the valley and cosine, ± two standard errors, and height, beside the exact values without "
             f"ripples; barriers are those of ripples: on steps, and from floor to floor {APART} steps apart.",
             "Three panels against learning rate")  # fmt: skip
-
-
-def _figure(study: Study, section, name: str, figure, caption: str, alt: str) -> None:
-    study.figures[name] = figure
-    section.figure(figure, caption, alt)

@@ -93,6 +93,9 @@ def with_isotropic_noise(model: nn.Module, deviation: float) -> nn.Module:
     return model
 
 
+NOISES = {"standard deviation": "noise-deviation", "variance": "noise-variance"}  # runs by the reading of their scale
+
+
 def deviations(config: Mapping[str, Any]) -> dict[str, float]:
     """The two readings of one scale s: as a standard deviation, s; as a variance, √s."""
     scale = config["noise_scale"]

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ._sentences import Answer
+from ._sentences import Answer, asked
 from ._walk_floors import Joined, joined
-from ._walk_runs import epoch_of
+from ._walk_runs import NOISES, epoch_of
 from ._walk_segments import Segments, segments
 
 _SOURCE = "Xing et al. (2018), {}"
@@ -56,22 +56,21 @@ def finished(runs: Mapping, name: str, *kinds: str) -> list[tuple]:
 
 def sentences_of(
     config: Mapping[str, Any], runs: Mapping, rest: Sequence[xr.Dataset], factors: Sequence[float]
-) -> list[Answer]:
-    """All sentences whose runs were made and did not diverge; fully connected network first, then those of images."""
-    found: list[Answer] = []
+) -> list[Answer | str]:
+    """All sentences, of the seeds whose runs did not diverge, and as text those without an effect; fully connected
+    network first, then those of images.
+    """
+    found: list[Answer | str] = []
     for name in config["networks"]:
         found += _segments_of(runs, name) + _floors_of(config, runs, name)
     if "mlp" in config["networks"]:
-        found += _walls(config, runs, factors) + _descent(runs) + _noise(runs) + _schedules(runs)
+        found += _walls(config, runs, factors) + _descent(runs) + _schedules(runs)
+        found += _noise(runs) if config["noise"] else []
     return found + _rest(rest)
 
 
-def _answer(section: str, content: str, effect, holds, measure: str, **more) -> list[Answer]:
-    effect = np.asarray(effect, dtype=float)
-    if effect.size == 0 or not np.isfinite(effect).all():
-        return []
-    source = _SOURCE.format(section) if section else ASKED
-    return [Answer(source, content, effect.tolist(), holds, measure=measure, **more)]
+def _answer(section: str, content: str, effect, holds, measure: str, **more) -> list[Answer | str]:
+    return [asked(_SOURCE.format(section) if section else ASKED, content, effect, holds, measure, **more)]
 
 
 def _of_shares(found: Sequence[Segments | Joined]) -> float:
@@ -79,7 +78,7 @@ def _of_shares(found: Sequence[Segments | Joined]) -> float:
     return 3.0 / max(1, sum(one.barrier.size for one in found))
 
 
-def _segments_of(runs: Mapping, name: str) -> list[Answer]:
+def _segments_of(runs: Mapping, name: str) -> list[Answer | str]:
     pairs = finished(runs, name, "sgd", "half")
     last = [of_epoch(one, -1)[1] for one, _ in pairs]
     first = [of_epoch(one, 0)[1] for one, _ in pairs]
@@ -105,11 +104,11 @@ def _segments_of(runs: Mapping, name: str) -> list[Answer]:
                  "ln(height at η over height at η/2)", condition=early_only, otherwise=ratio[-1]),
         *_answer("table of heights, over η²", f"{name}: in the first epoch the height grows faster than the η² of the "
                  "length of a step (published: ln of the ratio 1.8 and 1.5)", ratio[0], (np.log(4.0), _INF),
-                 "ln(height at η over height at η/2); ln 4 = 1.386 is η²"),
+                 "ln(height at η over height at η/2), first recorded epoch; ln 4 = 1.386 is η²"),
     ]  # fmt: skip
 
 
-def _floors_of(config: Mapping[str, Any], runs: Mapping, name: str) -> list[Answer]:
+def _floors_of(config: Mapping[str, Any], runs: Mapping, name: str) -> list[Answer | str]:
     """The floor of the valley: barriers on the straight ways from floor to floor, and the iterates above them."""
     several = [joined(run["floor_loss"].values) for (run,) in finished(runs, name, "sgd")]
     share = [float(found.barrier.mean()) for found in several]
@@ -130,7 +129,7 @@ def _floors_of(config: Mapping[str, Any], runs: Mapping, name: str) -> list[Answ
     ]  # fmt: skip
 
 
-def _walls(config: Mapping[str, Any], runs: Mapping, factors: Sequence[float]) -> list[Answer]:
+def _walls(config: Mapping[str, Any], runs: Mapping, factors: Sequence[float]) -> list[Answer | str]:
     sizes = sorted({config["batch_size"], *config["batch_sizes"]})
     kind = {size: "sgd" if size == config["batch_size"] else f"batch-{size}" for size in sizes}
     small_large = finished(runs, "mlp", kind[sizes[0]], kind[sizes[-1]]) if len(sizes) > 1 else []
@@ -157,7 +156,7 @@ def _walls(config: Mapping[str, Any], runs: Mapping, factors: Sequence[float]) -
     ]  # fmt: skip
 
 
-def _descent(runs: Mapping) -> list[Answer]:
+def _descent(runs: Mapping) -> list[Answer | str]:
     plain, ninefold = finished(runs, "mlp", "sgd", "gd"), finished(runs, "mlp", "sgd", "gd-ninefold")
 
     def farther(pairs) -> list[float]:
@@ -199,12 +198,11 @@ def _of_accuracy(found: Sequence[tuple]) -> float:
     return 1.0 / found[0][0].attrs["test_samples"] if found else 0.0
 
 
-def _noise(runs: Mapping) -> list[Answer]:
+def _noise(runs: Mapping) -> list[Answer | str]:
     found = []
-    for reading in ("deviation", "variance"):
-        kind = f"noise-{reading}"
+    for reading, kind in NOISES.items():
         triples = finished(runs, "mlp", "sgd", kind, f"{kind}-sgd")
-        scale = f"isotropic noise, the scale read as a {'standard deviation' if reading == 'deviation' else reading}"
+        scale = f"isotropic noise, the scale read as a {reading}"
         grain = _of_accuracy(triples)
         found += [
             *_answer("", f"gradient descent with {scale}, generalises worse than SGD",
@@ -221,7 +219,7 @@ def _noise(runs: Mapping) -> list[Answer]:
     return found
 
 
-def _schedules(runs: Mapping) -> list[Answer]:
+def _schedules(runs: Mapping) -> list[Answer | str]:
     pairs = finished(runs, "mlp", "trapezoid", "step")
     return _answer("", "a trapezoid schedule ends as well as steps down, within a percentage point",
                    [late(one, "test_accuracy") - late(other, "test_accuracy") for one, other in pairs],
@@ -229,7 +227,7 @@ def _schedules(runs: Mapping) -> list[Answer]:
                    resolution=_of_accuracy(pairs))  # fmt: skip
 
 
-def _rest(rest: Sequence[xr.Dataset]) -> list[Answer]:
+def _rest(rest: Sequence[xr.Dataset]) -> list[Answer | str]:
     def apart(name: str) -> list[float]:
         return [float((one[name].isel(batch=0) - one[name].isel(batch=-1)).mean()) for one in rest]
 

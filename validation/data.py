@@ -4,6 +4,7 @@ the user's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sde_sgd import _checks
 
+from ._memory import require_memory
 from ._numbers import LARGEST_SEED, from_zero
 from ._readers import Arrays, Images, cifar, mnist, tiny_imagenet
 
@@ -120,9 +122,10 @@ def load(
         samples = _checks.whole("samples", samples, 1, len(split.inputs), "that many are there to train on")
         split = split._replace(inputs=split.inputs[:samples], targets=split.targets[:samples])
     if images is not None:  # of the samples that are left
-        grey = (torch.from_numpy(of[at.numpy()]).to(dtype).div_(255.0)
-                for of, at in zip(images, (split.inputs, split.test_inputs)))  # fmt: skip
-        split = split._replace(inputs=next(grey), test_inputs=next(grey))
+        asked = split.inputs, split.test_inputs
+        _require_room(images, asked, dtype)
+        read = [torch.from_numpy(of[at.numpy()]).to(dtype).div_(255.0) for of, at in zip(images, asked)]
+        split = split._replace(inputs=read[0], test_inputs=read[1])
     if size is not None:
         split = split._replace(inputs=_pooled(split.inputs, size), test_inputs=_pooled(split.test_inputs, size))
     if name not in ("digits", "mnist", "teacher-student"):
@@ -199,6 +202,15 @@ def _read(name: str, directory) -> Arrays:
     if name == "tiny-imagenet":
         return tiny_imagenet(directory)
     return mnist(directory) if name == "mnist" else cifar(directory, name)
+
+
+def _require_room(images: tuple[Images, Images], asked: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    """ValueError where the pictures asked for do not fit into memory, with as many again while they are scaled."""
+    count = sum(len(at) * math.prod(of.shape[1:]) for of, at in zip(images, asked))
+    require_memory(
+        2 * dtype.itemsize * count, f"{sum(map(len, asked))} pictures as {str(dtype).removeprefix('torch.')}",
+        "take fewer samples or classes, or dtype=torch.float32", torch.device("cpu"),
+    )  # fmt: skip
 
 
 def _bundled(name: str) -> tuple[Tensor, Tensor]:

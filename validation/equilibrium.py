@@ -143,7 +143,7 @@ EXPERIMENT = Experiment(
         "replicas": Setting(160, "networks of an ensemble", 8, 10_000),
         "before": Setting(2.0, "with another ηλ, in 1/ηλ steps", 0.01, 1000.0),
         "time": Setting(4.0, "with the same ηλ, in 1/ηλ steps", 1.0, 1000.0),
-        "spacing": Setting(0.25, "between the states that are looked at, in 1/ηλ steps", 0.01, 10.0),
+        "spacing": Setting(0.25, "between the states that are looked at, in 1/ηλ steps", 0.01, 1.0),
         "points": Setting(200, "test inputs whose labels are followed", 4, 10_000),
         "reference": Setting(256, "training inputs whose statistics normalise the test inputs", 16, 10_000),
         "mixed_below": Setting(0.002, "squared distance of ensembles that count as mixed", 1e-6, 1.0),

@@ -115,7 +115,7 @@ EXPERIMENT = Experiment(
     perform,
     {
         "data": Setting("digits", "a set of images", choices=IMAGES),
-        "directory": Setting("", "folder of the files of MNIST or CIFAR"),
+        "directory": Setting("", "folder of the files of data that are no digits"),
         "samples": Setting(0, "to train on, 0: all", 0, 1_000_000),
         "network": Setting("tiny-fc", "without batch norm", choices=("tiny-fc", "small-fc", "mlp", "small-lenet")),
         "optimisers": Setting(tuple(OPTIMISERS), "sgd among them"),

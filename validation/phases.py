@@ -45,10 +45,7 @@ def perform(study: Study) -> None:
     report_plane(study, runs, unit, channel)
     report_labels(study, runs)
     report_growth(study, runs)
-    found, left = answers(config, runs)
-    section = sentences_section(study, found)
-    if left:
-        section.text("Not answered, because not every seed has the effect: " + "; ".join(left) + ".")
+    sentences_section(study, answers(config, runs))
 
 
 def kinds(config: Mapping[str, Any]) -> list[str]:
@@ -109,7 +106,7 @@ EXPERIMENT = Experiment(
     perform,
     {
         "data": Setting("digits", "to train on", choices=IMAGES),
-        "directory": Setting("", "of the files of mnist and cifar"),
+        "directory": Setting("", "folder of the files of data that are no digits"),
         "samples": Setting(0, "of the training part for the narrow networks; 0: all", 0, 1_000_000),
         "hidden": Setting((12, 8, 6), "units of the narrow networks", 1, 10_000),
         "learning_rate": Setting(0.1, "η of the narrow networks", 1e-6, 10.0),

@@ -20,6 +20,7 @@ _SMALL = 1e-7  # |z| below which log ₂F₂ is z/3 to rounding
 _DEEP = 50.0  # z beyond which ∫₀^X e^{u²} erf u du = e^z F(X), F Dawson's function, but for 1e-20 of it
 _SMOOTH = 8.0  # where Dawson's function has become 1/2u, which is smooth in log u
 _FARTHEST = 300.0  # log R
+_LARGEST = 700.0  # log of hR²/2TD
 
 
 def slab_exit_time(
@@ -72,7 +73,7 @@ def _log_time(h: float, spread: float, radius: float) -> float:
         return math.inf
     log_free = 2 * math.log(radius) - math.log(spread)
     log_z = math.log(abs(h)) + log_free if h else -math.inf
-    if log_z > 700.0:
+    if log_z > _LARGEST:
         raise ValueError(f"hR²/2TD is e^{log_z:.6g}, beyond float64: scale curvature, noise or radius down")
     z = math.copysign(math.exp(log_z), h)
     return log_free + _log_factor(z)
@@ -121,8 +122,8 @@ def stability_radius(
     -------
     xarray.Dataset
         Over `direction`, by falling h: `curvature` h, `noise` D, `deviation` √(TD/h) of the steady state (NaN for
-        h ≤ 0, where there is none) and `radius`, ∞ beyond e^300, which saddles reach in no long time, as R grows like
-        e^{|h|·time}; for arrays and networks `vectors` (direction, weight).
+        h ≤ 0, where there is none) and `radius`, ∞ where R is beyond e^300 or |h|R²/2TD beyond e^700, which saddles
+        reach in no long time, as R grows like e^{|h|·time}; for arrays and networks `vectors` (direction, weight).
 
     Raises ValueError for what is not symmetric or of different sizes, T or `time` ≤ 0, negative vᵀDv.
 
@@ -156,14 +157,15 @@ def _radius(h: float, spread: float, time: float) -> float:
     def gap(log_radius: float) -> float:
         return _log_time(h, spread, math.exp(log_radius)) - math.log(time)
 
-    if abs(gap(free)) < 1e-13:
+    if h == 0 or abs(gap(free)) < 1e-13:
         return math.exp(free)
     step = -1.0 if h > 0 else 1.0
     end = free + step
+    farthest = min(_FARTHEST, 0.5 * (_LARGEST + math.log(spread) - math.log(abs(h)))) - step
     while gap(end) * step < 0:
-        end += step
-        if end > _FARTHEST:
+        if step > 0 and end > farthest:
             return math.inf
+        end += step
     return math.exp(brentq(gap, *sorted((end, end - step)), xtol=1e-14, rtol=1e-14))
 
 

@@ -21,7 +21,7 @@ from ._walk_report import (
     report_sweeps,
     report_valley,
 )
-from ._walk_runs import NETWORKS, SCHEDULES, data_of, deviations, epochs_of, rate_of, walked
+from ._walk_runs import NETWORKS, NOISES, SCHEDULES, data_of, deviations, epochs_of, rate_of, recorded_epochs, walked
 from ._walk_sentences import ASKED, sentences_of
 from ._walk_valley import cosines, valley
 from .data import IMAGES, require_folder
@@ -75,8 +75,7 @@ def all_runs(study: Study) -> Runs:
                 for seed in range(config["seeds"])
             ]
         if name == "mlp" and config["noise"]:
-            for reading in deviations(config):
-                kind = f"noise-{_short(reading)}"
+            for kind in NOISES.values():
                 found[name, f"{kind}-sgd"] = [
                     study.stage("walk", f"{name}-{kind}-sgd-{seed}", _after(study, data, name, kind, seed, run))
                     for seed, run in enumerate(found[name, kind])
@@ -94,7 +93,7 @@ def kinds(config: Mapping[str, Any], name: str, count: int) -> dict[str, dict[st
     found["gd-ninefold"] = {"rate": NINEFOLD * rate, "batch_size": count}
     if config["noise"]:
         for reading, deviation in deviations(config).items():
-            found[f"noise-{_short(reading)}"] = {
+            found[NOISES[reading]] = {
                 "rate": rate, "batch_size": count, "noise": deviation, "share": 0.5, "curvature": False,
             }  # fmt: skip
     for size in config["batch_sizes"]:
@@ -105,10 +104,6 @@ def kinds(config: Mapping[str, Any], name: str, count: int) -> dict[str, dict[st
     for schedule in SCHEDULES[1:]:
         found[schedule] = {"rate": rate, "schedule": schedule, "curvature": False}
     return found
-
-
-def _short(reading: str) -> str:
-    return "deviation" if reading.startswith("standard") else "variance"
 
 
 def _stage(study: Study, data, name: str, kind: str, seed: int, options: Mapping[str, Any]) -> Callable:
@@ -159,6 +154,12 @@ def _check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"networks must be some of {', '.join(NETWORKS)}, each once, got {name!r}")
     if list(config["record_epochs"]) != sorted(set(config["record_epochs"])):
         raise ValueError(f"record_epochs must increase, got {config['record_epochs']}")
+    for name in names:
+        if len(recorded_epochs(config, name)) < 2:
+            raise ValueError(
+                f"record_epochs = {config['record_epochs']} are one of the {epochs_of(config, name)} epochs of {name}, "
+                "and the last is compared with the first: name two of them"
+            )
     fewest = min(epochs_of(config, name) for name in names)
     if config["floor_epochs"] > fewest:
         raise ValueError(f"floor_epochs={config['floor_epochs']} is more than the {fewest} epochs of a run")
@@ -173,7 +174,7 @@ EXPERIMENT = Experiment(
     {
         "networks": Setting(NETWORKS, "mlp, vgg-11, resnet; all comparisons but the tables are of the mlp"),
         "data": Setting("digits", "to train on", choices=IMAGES),
-        "directory": Setting("", "of the files of mnist and cifar"),
+        "directory": Setting("", "folder of the files of data that are no digits"),
         "small": Setting(True, "narrow forms of the networks, which train on a processor"),
         "samples": Setting(0, "of the training part for the mlp; 0: all", 0, 1_000_000),
         "image_samples": Setting(300, "for the convolutional networks; 0: all", 0, 1_000_000),

@@ -175,6 +175,20 @@ def test_tiny_imagenet(tmp_path, monkeypatch):
     assert len(decoded) == 6 and not any("n03" in str(path) for path in decoded)
 
 
+def test_pictures_that_do_not_fit_are_not_decoded(tmp_path, monkeypatch):
+    """17 pictures of 98 KB, twice: 3.3 MB; not of 6 MB, of which half are there, but of 7 MB."""
+    from sde_sgd import _memory
+    from sde_sgd.validation import _readers
+
+    write_tiny_imagenet(tmp_path)
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 7_000_000)
+    assert len(load("tiny-imagenet", directory=tmp_path).inputs) == 12
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 6_000_000)
+    monkeypatch.setattr(_readers, "_picture", None)
+    with pytest.raises(ValueError, match=r"17 pictures as float64 needs .* take fewer samples"):
+        load("tiny-imagenet", directory=tmp_path)
+
+
 def test_tiny_imagenet_that_is_not_what_it_says(tmp_path):
     from PIL import Image
 

@@ -12,7 +12,7 @@ from sde_sgd.study import Study
 from sde_sgd.validation import _equilibrium_effects as effects
 from sde_sgd.validation import _equilibrium_report as report
 from sde_sgd.validation._equilibrium_runs import Observed, data_of, network_of, start_of, walked
-from sde_sgd.validation._equilibrium_sentences import less_than_independent, no_worse
+from sde_sgd.validation._equilibrium_sentences import _descent, _mixing, less_than_independent, no_worse
 from sde_sgd.validation._equilibrium_statistics import disagreement
 from sde_sgd.validation.equilibrium import EXPERIMENT
 
@@ -22,7 +22,7 @@ SMALL = {"samples": 120, "widths": [6, 5], "batch_size": 16, "reference": 32, "d
 @pytest.fixture
 def study(monkeypatch):
     """A report without figures."""
-    for name in ("plot_descent", "plot_mixing", "plot_weights", "plot_slow", "_figure"):
+    for name in ("plot_descent", "plot_mixing", "plot_weights", "plot_slow", "add_figure"):
         monkeypatch.setattr(report, name, lambda *_: None)
     made = Study(None, Console(True), EXPERIMENT.resolve({}), Report("t"))
     made.results["/equilibrium/toy-0"] = None
@@ -47,6 +47,7 @@ def words(study):
         ({"walkers": 200}, "200 walkers are taken from 160 replicas"),
         ({"walkers": 4, "average": 8}, "need as many walkers"),
         ({"time": 1.2, "spacing": 0.25}, "at least 1.25"),
+        ({"time": 4.0, "spacing": 2.0}, "spacing must be from"),  # no state at a lag of 1/(ηλ)
         ({"walk_time": 2.0, "spacing": 0.5, "average": 5}, "a walk_time of 2.5"),
         ({"walk_time": 1.5}, "walk_time must be from 2"),  # nothing would lie beyond 1/(ηλ)
         ({"samples": 100}, "reference = 256 of samples = 100"),
@@ -106,6 +107,9 @@ def test_excursions_of_the_last_quarter_are_counted_one_by_one():
 def test_the_verdict_on_descent_can_fail_and_is_withheld_of_short_runs(study, runs, expected):
     report.report_descent(study, runs)
     assert verdicts(study) == expected and ("Not decided" in words(study)) == (not expected)
+    toys = [xr.Dataset({"slope": (("run", "step"), np.ones((2, 8)))}, {"run": ["decay", "no decay"]})]
+    veers = _descent({"toy": toys, "descent": runs})[1]
+    assert isinstance(veers, str) == (not expected)  # what the verdict does not decide is no answer, either
 
 
 # Mixing ----------------------------------------------------------------------------------------------------------
@@ -139,6 +143,15 @@ def test_times_to_mix_and_their_exponents():
     never, met = mixing(0.01, 1e-9), mixing(0.01, 0.02, first=-1e-6)
     assert np.isnan(effects.mixing_times(never)["level"]) and np.isnan(effects.mixing_times(met)["integral"])
     assert np.isnan(effects.mixing_exponent([ladder[0], never], "level"))
+    assert (
+        effects.left(ladder) < 1e-3
+        and np.isnan(effects.left([ladder[0], met]))
+        and np.isnan(effects.left([mixing(0.01, 0.02, first=0.0)]))
+    )
+    told = _mixing([ladder] * 3, [[ladder[0], met]] * 3)
+    assert [one if isinstance(one, str) else one.verdict for one in told] == [
+        "seen", "“So they do whatever the start.” (0 of 3 seeds)", "seen", "seen",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,7 @@ def test_radius_is_the_inverse_and_not_one_over_the_curvature():
     assert np.isnan(plain.deviation[2]) and plain.radius[2] > 0
     assert float(stability_radius(1.0, 0.0, 0.1, 5.0).radius[0]) == 0.0
     assert float(stability_radius(-2.0, 0.5, 0.1, 1000.0).radius[0]) == np.inf  # e^{2000}: a saddle keeps nothing
+    assert float(stability_radius(-1.0, 1e-60, 0.5, 450.0).radius[0]) == np.inf  # where R²/2TD alone is beyond float64
 
 
 def test_radius_of_a_network_is_that_of_its_matrices(small):

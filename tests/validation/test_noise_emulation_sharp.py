@@ -58,6 +58,18 @@ def test_censored_times():
     assert report._mean(runs, "slab") == "18.67, all seeds"  # 56 over 3 exits
 
 
+def test_who_leaves_sooner_is_not_told_where_hardly_any_has_left():
+    """Times to the loss of 4 replicas until 10: where none has left with either noise the means are equal, which is no
+    answer; where half have left with one of them it is one."""
+
+    def run(*times):
+        return xr.Dataset({"time": (("clock", "replica"), [times])}, {"clock": ["loss"]}, {"horizon": 10.0})
+
+    still, some, half = run(*[np.nan] * 4), run(9.0, *[np.nan] * 3), run(1.0, 1.0, np.nan, np.nan)
+    assert np.isnan(report._later(still, still)) and np.isnan(report._later(still, some))
+    assert report._later(still, half) == pytest.approx(math.log(10 / 5.5)) == -report._later(half, still)
+
+
 def test_descent_ends_at_a_minimum_that_holds_without_noise(place):
     """Nearly no gradient, and curvature in the largest direction alone as it is used: ηλ_max = ½. Nothing leaves."""
     config, found = place

@@ -8,13 +8,15 @@ from torch import nn
 
 from sde_sgd._console import Console
 from sde_sgd.errors import NotConverged
+from sde_sgd.report import Report
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
+from sde_sgd.study import Study
 from sde_sgd.validation import GradientNoise
 from sde_sgd.validation import _optimisers_runs as runs
 from sde_sgd.validation._optimisers_answers import _between, _cycles, _range, _spectrum, pseudo_values
 from sde_sgd.validation._optimisers_local_entropy import bennett, losses_of, sampled_local_entropy
-from sde_sgd.validation._optimisers_report import PUBLISHED, cell
+from sde_sgd.validation._optimisers_report import PUBLISHED, cell, reproduction
 from sde_sgd.validation._sentences import student
 from sde_sgd.validation.optimisers import EXPERIMENT
 
@@ -113,6 +115,20 @@ def test_every_answer_about_basins_can_be_no():
         assert first.verdict == expected and first.condition
 
 
+def test_a_loss_that_only_falls_is_not_higher_at_large_rates():
+    """At the largest rate above both ends of the cycle: seen; between them, on a way down: not seen."""
+    names = ("rise", "test_error_average", "test_error_mean")
+    joined = xr.Dataset({name: ("pair", np.zeros(3)) for name in names},
+                        {"pair": [f"seed {s}, cycles 1 and 2" for s in range(3)]})  # fmt: skip
+    for losses, expected in (([1.0, 3.0, 0.9], "seen"), ([3.0, 2.0, 1.0], "not seen")):
+        run = xr.Dataset(
+            {"test_error": ("kind", [0.1, 0.1, 0.2]), "loss": (("kind", "time"), [losses] * 3),
+             "cyclic_rate": ("time", [0.1, 1.0, 0.1])},
+            {"kind": ["cyclic", "low", "high"], "time": [0.0, 1.0, 2.0]}, {"cycle_epochs": 2},
+        )  # fmt: skip
+        assert _cycles([run] * 3, joined, range(3), 0.0)[1].verdict == expected
+
+
 def test_equal_errors_are_no_evidence_beyond_the_test_set():
     """Averages that are as good in every pair: of 100 samples that is 0 ± 0.01, of ever so many 0 itself."""
     names = ("rise", "test_error_average", "test_error_mean", "test_error_worst", "test_loss_average", "test_loss_mean")
@@ -136,11 +152,24 @@ def test_range_and_spectra_are_told_by_what_was_measured():
         found = _range(offered, [xr.Dataset(attrs={"low": low, "high": high})] * 3)
         assert found.verdict == expected
         assert found.resolution == pytest.approx(np.log(2) / 2 / np.log(high / low))
+    largest = offered.assign_attrs(rate=0.4)  # the best may be larger than all on offer
+    for (low, high), expected in (((0.01, 4.0), "undecided"), ((0.01, 0.1), "not seen"), ((1.0, 4.0), "undecided")):
+        assert _range(largest, [xr.Dataset(attrs={"low": low, "high": high})] * 3).verdict == expected
     for trace, expected in ((4.0, "seen"), (10.0, "not seen")):
         end = xr.Dataset({"hessian": (("seed", "index"), [[2.0, 1.0]] * 3), "hessian_trace": ("seed", [trace] * 3),
                           "hessian_trace_error": ("seed", [0.01] * 3)})  # fmt: skip
         found = _spectrum({"sgd": end, "adam": end})
         assert found.verdict == expected and found.effect == pytest.approx([3 / trace] * 3)
+    negative = end.assign(hessian_trace=-end["hessian_trace"])  # at a saddle
+    assert _spectrum({"sgd": negative}).verdict == "not seen"
+
+
+def test_data_are_called_other_data_only_where_they_are(tmp_path):
+    for data, said in (("digits", True), ("mnist", False)):
+        config = EXPERIMENT.resolve({"data": data} | ({} if said else {"directory": "x"}))
+        study = Study(Run("some", {"seed": 0}, root=tmp_path / data), Console(True), config, Report("t"))
+        reproduction(study)
+        assert ("of other data," in study.report.sections[0].blocks[0]["paragraphs"][0]) == said
 
 
 def test_the_published_setting_can_be_asked_for():

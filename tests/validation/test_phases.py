@@ -15,7 +15,6 @@ from sde_sgd.validation import When, phases, recorded_sgd, recorder
 from sde_sgd.validation import _phases_known as known
 from sde_sgd.validation import _phases_summary as of
 from sde_sgd.validation._phases_answers import _correlation, _differs, _not_half
-from sde_sgd.validation._phases_answers import one as answer
 from sde_sgd.validation._phases_events import (
     crossing,
     falls_to,
@@ -27,7 +26,7 @@ from sde_sgd.validation._phases_events import (
 )
 from sde_sgd.validation._phases_growth import compared, fit, local_exponents
 from sde_sgd.validation._phases_runs import activations, connected, data_of, followed, record_steps, settings_of
-from sde_sgd.validation._phases_tables import ranged, shown, times
+from sde_sgd.validation._phases_tables import ranged, shown, spacing_of, times
 from sde_sgd.validation.information import binned_information
 from sde_sgd.validation.measures_noise import batch_share
 
@@ -157,7 +156,9 @@ def test_intervals_of_steps_are_those_of_their_logarithms():
     assert [times([value] * 2) for value in (0.0, np.inf, np.nan)] == ["0", "never", "–"]
     assert ranged([3.0, np.inf, 0.5]) == "0.5 to never" and ranged([0.0, 0.0]) == "0"
     assert shown([1.0, 1.0]) == "1 ± 0" and shown([1.0, 1.0], 0.3) == "1 ± 0.3" and shown([np.inf] * 2) == "never"
-    assert shown([1, 2, np.inf]).endswith("(2 of 3 seeds)") and shown([3.0, np.nan]) == "3 (1 of 2 seeds)"
+    assert shown([1, 2, np.inf]).endswith("(2 of 3 seeds)") and shown([3.0, np.nan]) == "3 ± ∞ (1 of 2 seeds)"
+    config, run = {"records": 21, "sharp_every": 3, "plane_every": 2}, xr.Dataset(attrs={"steps": 1024})
+    assert [round(spacing_of(name, config, [run]) / np.log(2), 9) for name in of.EVENTS] == [0.5, 0.5, 1.5, 0.5, 1, 1]
 
 
 def test_laws_without_records_are_refused_before_training():
@@ -270,9 +271,6 @@ def test_registered_with_bounds_and_a_quick_form():
             chosen.resolve(given)
     assert _differs(0.01, 0.03) is False and _differs(0.06, 0.1) is True and _differs(-0.1, 0.1) is None
     assert np.isnan(_correlation(np.ones(3), np.arange(3))) and _correlation(np.arange(3), -np.arange(3)) == -1.0
-    assert answer("s", "c", [1.0, np.nan], (0, 1), "m") == "“c” (1 of 2 seeds)"
-    assert answer("s", "c", [0.5] * 3, (0, 1), "m", resolution=0.6).verdict == "undecided"
-    assert answer("s", "c", [0.5] * 3, (0, 1), "m").verdict == "seen"
     assert _not_half(0.42, 0.55) is False and _not_half(0.1, 0.3) is True and _not_half(0.3, 0.55) is None
 
 

@@ -8,7 +8,7 @@ from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
 from sde_sgd.validation import collected_sentences
-from sde_sgd.validation._sentences import Answer, sentences_section, shown, student
+from sde_sgd.validation._sentences import Answer, asked, sentences_section, shown, student
 
 INF = float("inf")
 
@@ -22,6 +22,7 @@ def test_interval_is_student_s():
     found = student([1.0, 2.0, 4.0])
     half = 0.95 / np.sqrt(2 * 0.975 * 0.025) * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(found, [7 / 3, 7 / 3 - half, 7 / 3 + half], rtol=1e-12)
+    assert shown([1.0, 1.0], resolution=0.3) == "1 ± 0.3" and shown([2.0, 4.0], resolution=0.3) == "3 ± 12.71"
     assert shown([1.0, 1.0]) == "1 ± 0" and shown([2.0]) == "2 ± ∞" and shown([1.0, np.nan], "lost") == "lost"
     assert student([3.0]) == (3.0, -INF, INF) and student([0.1] * 3) == (0.1, 0.1, 0.1)
 
@@ -103,6 +104,19 @@ def test_refusals(make, said):
         make()
 
 
+def test_what_not_every_seed_has_is_named_and_not_answered():
+    """Of two arms a seed needs both; what no run was finished for has no number of seeds."""
+    for effect, options, said in (
+        ([1.0, np.nan], {}, "“c” (1 of 2 seeds)"), ([np.inf, 1.0], {}, "“c” (1 of 2 seeds)"),
+        ([1.0, np.nan], {"condition": "late", "otherwise": [np.nan, 1.0]}, "“c” (0 of 2 seeds)"),
+        ([], {"condition": "late", "otherwise": []}, "“c” (no finished run)"),
+    ):  # fmt: skip
+        assert asked("s", "c", iter(effect), (0, 1), "m", **options) == said
+    assert asked("s", "c", [0.5] * 3, (0, 1), "m").verdict == "seen"
+    assert asked("s", "c", [0.5] * 3, (0, 1), "m", resolution=0.6).verdict == "undecided"
+    assert asked("s", "c", [1, 1.1], (0, INF), "m", iter([-1, -1.1]), condition="late").verdict == "seen only when"
+
+
 def test_sentences_are_in_the_report_and_in_the_result(tmp_path):
     first = [answer([1.0, 1.1, 0.9], (0, INF), measure="height"), answer([-1.0, 1.0], (0, INF))]
     second = [answer([1, 1.1], (0, INF), condition="b < 5", otherwise=[-1, -1.1])]
@@ -110,7 +124,7 @@ def test_sentences_are_in_the_report_and_in_the_result(tmp_path):
     def work(study):
         """Nothing."""
         sentences_section(study, first)
-        sentences_section(study, second, "More")
+        sentences_section(study, [*second, asked("Nobody", "less is less", [np.nan, 1.0], (0, INF), "m")], "More")
 
     trees = {}
     for name in ("one", "two"):
@@ -119,7 +133,7 @@ def test_sentences_are_in_the_report_and_in_the_result(tmp_path):
         trees[name] = run.result()
         page = run.report_path.read_text("utf-8")
         assert "seen only when b &lt; 5" in page and "1 seen; 0 not seen; 0 seen only when; 1 undecided." in page
-        assert page.count("more is more") == 3
+        assert page.count("more is more") == 3 and page.count("“less is less” (1 of 2 seeds).") == 1
     kept = trees["one"]["sentences"]
     assert kept["verdict"].values.tolist() == ["seen", "undecided", "seen only when"]
     assert kept["effect"].shape == (3, 3) and np.isnan(kept["effect"].values[1, 2])

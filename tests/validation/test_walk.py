@@ -11,9 +11,11 @@ from torch.nn.utils import parameters_to_vector
 import sde_sgd as sde
 from sde_sgd import experiment
 from sde_sgd._console import Console
+from sde_sgd.report import Report
 from sde_sgd.results import Run
 from sde_sgd.run_command import perform
-from sde_sgd.validation import network, train_sgd, walk
+from sde_sgd.study import Study
+from sde_sgd.validation import _walk_report, network, train_sgd, walk
 from sde_sgd.validation._walk_floors import joined, joined_on_toy
 from sde_sgd.validation._walk_runs import (
     IsotropicNoise,
@@ -180,11 +182,12 @@ def test_what_is_said_of_the_floor_can_be_yes_and_no():
     def told(floor, iterate):
         run = xr.Dataset({"floor_loss": (("floor_loss_step", "line", "place"), np.array([[floor, iterate]] * 40))})
         answers = _floors_of({"floor_epochs": 1}, {("mlp", "sgd"): [run] * 3}, "mlp")
-        return [answer.verdict for answer in answers]
+        return [answer if isinstance(answer, str) else answer.verdict for answer in answers]
 
     assert told(hill, 2 + bowl) == ["seen", "seen", "seen"]
     assert told(hill, 0.5 + hill) == ["seen", "undecided", "not seen"]  # as many barriers; lower than they are
-    assert told(bowl, 2 + hill) == ["not seen", "not seen"]  # no barrier has no height
+    *verdicts, left = told(bowl, 2 + hill)
+    assert verdicts == ["not seen", "not seen"] and left.endswith("(0 of 3 seeds)")  # no barrier has no height
 
 
 def test_cosines_of_fewer_records_than_parts():
@@ -215,6 +218,7 @@ def test_registered_with_bounds_and_a_quick_form():
         ({"networks": ["mlp", "mlp"]}, "each once"), ({"networks": ["lenet"]}, "some of mlp"),
         ({"record_epochs": [2, 1]}, "must increase"), ({"networks": ["resnet"]}, "noise is about the mlp"),
         ({"seeds": 1}, "seeds must be from 2"), ({"floor_epochs": 17}, "more than the 16 epochs"),
+        ({"record_epochs": [20, 30]}, "one of the 16 epochs of vgg-11"),  # nothing to compare the last with
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             known.resolve(given)
@@ -245,6 +249,23 @@ def test_a_run_that_diverges_is_named_and_left_out(tmp_path):
     runs = {("mlp", "sgd"): [kept, kept], ("mlp", "gd"): [lost, kept]}
     assert finished(runs, "mlp", "sgd", "gd") == [(kept, kept)] and finished(runs, "mlp", "sgd", "none") == []
     np.testing.assert_array_equal(kept["end"], network_end(config, kept))
+
+
+def test_the_report_says_how_many_seeds_diverged(monkeypatch):
+    """Of one kind none, of one a seed, of one all, and of SGD itself: each is in a row, and none is in a figure."""
+    for name in ("plot_series", "add_figure"):
+        monkeypatch.setattr(_walk_report, name, lambda *given: drawn.append(given[0]))
+    lost, names = xr.Dataset(attrs={"diverged": 3}), ("loss", "test_accuracy", "norm", "distance")
+    whole = xr.Dataset({name: ("step", [1.0, 0.5]) for name in names}, attrs={"steps": 9})
+    runs = {("mlp", "gd"): [whole, whole], ("mlp", "gd-ninefold"): [lost, lost], ("mlp", "sgd"): [lost, lost],
+            ("mlp", "noise-deviation"): [whole, lost]}  # fmt: skip
+    drawn, study = [], Study(None, Console(True), walk.EXPERIMENT.resolve({}), Report("t"))
+    _walk_report.report_noise(study, runs)
+    (table,) = [block for block in study.report.sections[0].blocks if block["kind"] == "table"]
+    labels, losses = ([row[k]["text"] for row in table["rows"]] for k in (0, 2))
+    assert losses == ["diverged", "0.5 ± 0", "diverged", "0.5 ± ∞", *["diverged"] * 3]
+    assert [label.endswith("(1 of 2 seeds)") for label in labels] == [k == 3 for k in range(7)]
+    assert [len(runs) for runs in drawn if isinstance(runs, dict)] == [1, 1, 1]
 
 
 def network_end(config, run):
