@@ -119,7 +119,7 @@ EXPERIMENT = Experiment(
         "samples": Setting(0, "to train on, 0: all", 0, 1_000_000),
         "network": Setting("tiny-fc", "without batch norm", choices=("tiny-fc", "small-fc", "mlp", "small-lenet")),
         "optimisers": Setting(tuple(OPTIMISERS), "sgd among them"),
-        "seeds": Setting(4, "starts, from each of which all optimisers go", 2, 100),
+        "seeds": Setting(8, "starts, from each of which all optimisers go", 2, 100),
         "epochs": Setting(60, "of mini-batches, of each replica", 2, 100_000),
         "branch_epochs": Setting(10, "from the end, twice, on other batches", 1, 100_000),
         "batch_size": Setting(16, "b", 1, 100_000),

@@ -181,7 +181,7 @@ EXPERIMENT = Experiment(
         "epochs": Setting(30, "of the mlp", 2, 10_000),
         "image_epochs": Setting(16, "of the convolutional networks", 2, 10_000),
         "record_epochs": Setting((1, 4, 12, 30), "whose steps are interpolated, counted from 1", 1, 10_000),
-        "segments": Setting(12, "steps interpolated in each of them, at most", 2, 100_000),
+        "segments": Setting(36, "steps interpolated in each of them, at most", 2, 100_000),
         "floor_epochs": Setting(1, "from a valley floor to the next that it is joined to", 1, 10_000),
         "learning_rate": Setting(0.5, "η of the mlp; half of it is run, too", 1e-6, 10.0),
         "image_learning_rate": Setting(0.1, "of the convolutional networks", 1e-6, 10.0),
@@ -197,11 +197,12 @@ EXPERIMENT = Experiment(
         "cosine_rates": Setting((0.05, 0.1, 0.2), "η of the network at rest", 1e-6, 10.0),
         "cosine_burn_in": Setting(300, "epochs before it", 1, 1_000_000),
         "cosine_steps": Setting(6000, "at rest", 100, 10_000_000),
-        "seeds": Setting(3, "replicas, from the start of the weights on", 2, 1000),
+        "seeds": Setting(6, "replicas, from the start of the weights on", 2, 1000),
     },
     quick={
         "networks": ["mlp"], "samples": 300, "epochs": 8, "record_epochs": [1, 3, 8], "segments": 6, "cosines": 48,
         "curvatures": 2, "valley_steps": 2000, "cosine_rates": [0.1], "cosine_burn_in": 50, "cosine_steps": 2000,
+        "seeds": 3,
     },
     check=_check,
 )  # fmt: skip
