@@ -8,9 +8,6 @@ import torch
 import xarray as xr
 
 from sde_sgd import experiment
-from sde_sgd._console import Console
-from sde_sgd.results import Run
-from sde_sgd.run_command import perform
 from sde_sgd.validation import Split, noise_emulation, noise_emulation_figures
 from sde_sgd.validation import _noise_emulation_runs as runs
 from sde_sgd.validation import _noise_emulation_sentences as sentences
@@ -187,29 +184,3 @@ def test_rows_of_a_split_are_flat_and_half_of_the_digits_can_be_asked_for():
     assert len(runs.data_of(resolved(samples=899), 0).inputs) == 899
     split = runs.data_of(resolved(), 3)
     assert isinstance(split, Split) and split.inputs.shape == (40, 64) and split.test_inputs.ndim == 2
-
-
-@pytest.mark.evidence(table="noise_emulation")
-def test_quick_form(tmp_path, table):
-    """The whole report, every verdict of which holds; the sentences with their effects."""
-    chosen = noise_emulation.EXPERIMENT
-    run = Run("noise", chosen.resolve({}, quick=True), root=tmp_path)
-    perform(run, chosen, Console(True))
-    result = run.result()
-    assert result["verdicts"]["holds"].values.all()
-    said = result["sentences"].to_dataset()
-    rows = [
-        [
-            str(s.source.values),
-            str(s.content.values),
-            str(s.verdict.values),
-            float(s["mean"]),
-            float(s.low),
-            float(s.high),
-        ]
-        for _, s in said.groupby("sentence", squeeze=False)
-    ]
-    table(
-        "Sentences on noise, quick form", ["source", "content", "answer", "effect", "low", "high"], rows, "Three seeds."
-    )
-    assert len(rows) >= 20

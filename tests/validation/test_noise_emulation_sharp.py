@@ -107,7 +107,8 @@ def test_cold_noise_leaves_as_the_parabola_says(table):
         rows.append(row)
     table(
         "Time in the slab over that of the parabola's recursion",
-        ["seed", "λ_max", "gradient", "law, T/256", "ratio, T/256", "law, T", "ratio, T"], rows,
+        ["seed", "λ_max", "gradient", "law, T/256", "ratio, T/256", "law, T", "ratio, T"],
+        [[row[0], *(f"{value:.3g}" for value in row[1:])] for row in rows],
         "Networks of 137 weights at a minimum of descent, exact noise, b = 1 and 256.",
     )  # fmt: skip
     cold, hot = (np.log([row[k] for row in rows]) for k in (4, 6))
