@@ -41,7 +41,7 @@ def table(request):
 
     def write(title, columns, rows, note=""):
         lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+        lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         text = "\n".join([*lines, "", note, "", stamp, ""])
         print(text)
         if folder is not None:
