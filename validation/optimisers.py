@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 import xarray as xr
 
 from sde_sgd import _checks
@@ -30,6 +31,15 @@ def perform(study: Study) -> None:
     ends; a learning-rate range test and cycles; and, where everything is known, two valleys, a binary perceptron, and
     linear models with fewer samples than weights.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
+    try:
+        _performed(study)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _performed(study: Study) -> None:
     config = study.config
     data, names, seeds = runs.data_of(config), config["optimisers"], config["seeds"]
     tuned = {n: study.stage("optimisers", f"rate-{n}", partial(runs.tuned, config, data, n)) for n in names}
