@@ -3,13 +3,10 @@ what `sde-sgd diagnose` says of that network."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 import torchsde  # noqa: F401  (so that a missing extra is said before the run starts)
 import xarray as xr
 
@@ -20,6 +17,7 @@ from sde_sgd.figures import plot_spectrum
 from sde_sgd.study import Road, Study
 
 from ._diagnose_report import summary
+from ._threads import one_thread
 from .diagnose import Question, diagnosed
 from .neuron import replay_sgd
 from .spectra import digits_spectra
@@ -28,23 +26,12 @@ from .torchsde_density import simulate_torchsde
 
 def networks(study: Study) -> None:
     """Chapter 2: torchsde, torch.optim.SGD, and the spectrum of D of a digits network."""
-    with _one_thread():
+    with one_thread():
         neuron = sde.landscapes.get(study.config["landscape"])
         for temperature in study.config["temperatures"]:
             _torchsde(study, neuron, temperature)
         _module(study, neuron)
         _digits(study)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """At most a few hundred weights and samples: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _torchsde(study: Study, neuron, temperature: float) -> None:
@@ -222,7 +209,7 @@ def diagnosis(study: Study) -> None:
     """Chapter 4: what `sde-sgd diagnose` says of tiny-fc on digits, on a page of its own beside the demo's."""
     name = "diagnose"
     fresh = not study.run.has(f"diagnostics-{name}")  # so that a demo begun afresh has a page as fresh
-    with _one_thread():
+    with one_thread():
         run = diagnosed(Question(**_ASKED), study.console, root=study.run.folder.parent, fresh=fresh)
     said = summary(run)
     local = study.stage("diagnostics", name, lambda progress: run.result()["local"].to_dataset())

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
@@ -25,6 +23,7 @@ from ._equilibrium_report import (
 from ._equilibrium_runs import STARTS, balanced, mixed, relaxing, slowly, walked
 from ._equilibrium_sentences import ASKED, sentences_of
 from ._sentences import sentences_section
+from ._threads import one_thread
 from .data import IMAGES, require_folder
 
 _PLAIN = {
@@ -34,18 +33,14 @@ _PLAIN = {
 _LADDERS = ("distances-own", "distances-one", "walked")  # lists of one per ηλ
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """A network whose loss depends on the directions of its weights alone, trained with weight decay λ: whether
     full-batch descent comes to rest, where the norm settles, and what is forgotten within some 1/(ηλ) steps, the
     function, as ensembles of three schedules that end with one ηλ tell, or the weights.
     """
     config = study.config
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
-    try:
-        runs = all_runs(study)
-    finally:
-        torch.set_num_threads(threads)
+    runs = all_runs(study)
     _setting(study)
     report_toy(study, runs["toy"])
     report_descent(study, runs["descent"])

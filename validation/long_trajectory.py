@@ -21,6 +21,7 @@ from ._long_statistics import KINDS, Surrogates, autocorrelation, increment_spec
 from ._long_trajectory_report import current_section, peaks_section, published_section
 from ._prediction_runs import curvature_of_slopes, slopes
 from ._snapshots import Snapshots
+from ._threads import one_thread
 from .curvature import Curvature
 from .data import Split, digits
 from .gradient_noise import GradientNoise
@@ -32,6 +33,7 @@ BENDS = ("at the mean", "with kinks")  # of H
 _SAMPLES = 721  # of the digits 0 to 4 that are trained on
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """tiny-fc on the digits 0 to 4 for many epochs of SGD, one snapshot an epoch. The spectrum of the increments, the
     autocorrelation of the weights and |∇f|/√d, as Chaudhari & Soatto (2018) read limit cycles from them, beside a

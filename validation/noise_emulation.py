@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
@@ -37,23 +36,20 @@ from ._noise_emulation_sharp_report import report_sharp, sharp_sentences
 from ._noise_emulation_tasks import architectures, pairs
 from ._noise_emulation_wells import wells
 from ._sentences import sentences_section
+from ._threads import one_thread
 from .data import IMAGES, require_folder
 from .diffusion_matrix import FOUR
 from .noisy_descent import KINDS
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """Batch size against learning rate on digits with wrong labels, linear scaling, ways of sampling; gradient descent
     with noise made to order in place of mini-batches; dwell times in wells, at saddles and at a sharp
     minimum of a network under each noise, and exact ones; D, Fisher information and Hessian along training; tasks and
     networks compared by the spectrum of D.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
-    try:
-        stages = all_stages(study)
-    finally:
-        torch.set_num_threads(threads)
+    stages = all_stages(study)
     sweeps, scaling, sampling, made, clean, held, dwell, minima, left, agreed, tasks, nets = stages
     tested = len(data_of(study.config, study.config["seed"]).test_targets)
     _published(study)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 import xarray as xr
 
 from sde_sgd import _checks
@@ -20,26 +19,19 @@ from . import _optimisers_toys as toys
 from ._optimisers_answers import answers
 from ._optimisers_training import OPTIMISERS, optimise
 from ._sentences import sentences_section
+from ._threads import one_thread
 from .data import IMAGES, require_folder
 
 __all__ = ["EXPERIMENT", "OPTIMISERS", "optimise", "perform"]
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """SGD, momentum, Nesterov, AdaGrad, RMSprop, Adam, SVRG, Entropy-SGD, Parle and Elastic-SGD from the same start:
     losses, norms, spectra of the Hessian and of the noise, local entropy by sampling, barriers and averages between the
     ends; a learning-rate range test and cycles; and, where everything is known, two valleys, a binary perceptron, and
     linear models with fewer samples than weights.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
-    try:
-        _performed(study)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _performed(study: Study) -> None:
     config = study.config
     data, names, seeds = runs.data_of(config), config["optimisers"], config["seeds"]
     tuned = {n: study.stage("optimisers", f"rate-{n}", partial(runs.tuned, config, data, n)) for n in names}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
@@ -18,9 +17,11 @@ from ._phases_growth import LEAST
 from ._phases_report import report_beside, report_growth, report_labels, report_plane, report_ratio
 from ._phases_runs import NARROW, data_of, followed, record_steps, settings_of
 from ._sentences import sentences_section
+from ._threads import one_thread
 from .data import IMAGES, require_folder
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """Mean and deviation of the gradient in every layer along training, where the one falls below the other and what
     that coincides with; information on inputs and labels by named estimators, tanh against relu, with controls; labels
@@ -29,16 +30,11 @@ def perform(study: Study) -> None:
     """
     config = study.config
     _enough(config)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
-    try:
-        quadratic = study.stage("known", "quadratic", partial(known.quadratic, config))
-        unit = study.stage("known", "unit", partial(known.unit, config))
-        channel = study.stage("known", "channel", partial(known.channel, config))
-        runs = {kind: [study.stage("phases", f"{kind}-{seed}", _stage(study, kind, seed))
-                       for seed in range(config["seeds"])] for kind in kinds(config)}  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
+    quadratic = study.stage("known", "quadratic", partial(known.quadratic, config))
+    unit = study.stage("known", "unit", partial(known.unit, config))
+    channel = study.stage("known", "channel", partial(known.channel, config))
+    runs = {kind: [study.stage("phases", f"{kind}-{seed}", _stage(study, kind, seed))
+                   for seed in range(config["seeds"])] for kind in kinds(config)}  # fmt: skip
     _published(study)
     report_ratio(study, runs, quadratic)
     report_beside(study, runs)

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
@@ -20,6 +19,7 @@ from . import _prediction_controls as controls
 from . import _prediction_runs as runs
 from ._potential_report import area_section, domain_section, variance_section
 from ._potential_report_controls import density_section, estimate_section, isotropic_section, shift_section
+from ._threads import one_thread
 from .data import Split, digits
 
 _SAMPLES = 721  # of the digits 0 to 4 that are trained on
@@ -30,23 +30,19 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """tiny-fc on the digits 0 to 4 without batch norm, at several learning rates and seeds: variances along the
     steepest directions of the Hessian and the areas that SGD sweeps out between them, against what the linear theory
     predicts from H and D alone. Beside them reshuffled epochs, a reversible process, and isotropic noise, for which the
     potential must be the loss.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # 885 weights: more threads only wait for each other
-    try:
-        data = digits(7, range(5), seed=study.config["seed"])
-        cells = {
-            (rate, seed): _cell(study, data, rate, seed)
-            for seed, rate in itertools.product(range(study.config["seeds"]), study.config["learning_rates"])
-        }
-        _report(study, data, cells)
-    finally:
-        torch.set_num_threads(threads)
+    data = digits(7, range(5), seed=study.config["seed"])
+    cells = {
+        (rate, seed): _cell(study, data, rate, seed)
+        for seed, rate in itertools.product(range(study.config["seeds"]), study.config["learning_rates"])
+    }
+    _report(study, data, cells)
 
 
 def _cell(study: Study, data: Split, rate: float, seed: int) -> dict[str, xr.Dataset]:

@@ -17,6 +17,7 @@ import sde_sgd as sde
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
+from ._threads import one_thread
 from .curvature import Curvature
 from .data import Split, digits
 from .experiment_figures import plot_ratios
@@ -28,6 +29,7 @@ MODES = ("with_replacement", "without_replacement", "reshuffling")
 _SAMPLES = 721  # of the digits 0 to 4 that are trained on
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """tiny-fc on the digits 0 to 4, trained by mini-batches drawn in three ways: with replacement, as a fresh subset at
     each step, and by walking through a new permutation each epoch. Variance along eigenvectors of the Hessian, its

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
@@ -27,6 +26,7 @@ from ._sgd_sde_runs import (
     start_of,
     variances,
 )
+from ._threads import one_thread
 from .sgd_sde_figures import plot_gaps, plot_laws, plot_means
 
 FAMILIES = ("ratio", "batch")
@@ -39,20 +39,16 @@ _STATES = {
 _SHARED = 10  # steps on which our Euler and torchsde take the same increments
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """SGD beside its SDE dw = −∇f dt + √(ηD/b) dW on one network: many replicas of both from one start. Law of the
     loss, distance from the start and projections on the steepest directions of the Hessian, at several learning rates,
     with η/b fixed, for which the SDE is one and the same, and with b fixed; and the learning rate from which on the
     SDE does not describe SGD.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
-    try:
-        start = study.stage("sgd-sde", "start", lambda progress: start_of(study.config))
-        runs = {family: _family(study, start, family) for family in FAMILIES}
-        roads = study.stage("sgd-sde", "roads", lambda progress: two_roads(study.config, start))
-    finally:
-        torch.set_num_threads(threads)
+    start = study.stage("sgd-sde", "start", lambda progress: start_of(study.config))
+    runs = {family: _family(study, start, family) for family in FAMILIES}
+    roads = study.stage("sgd-sde", "roads", lambda progress: two_roads(study.config, start))
     for family in FAMILIES:
         _gap_section(study, start, family, runs[family])
     _law_section(study, runs)

@@ -7,42 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
 from ._sgd_sde_runs import QUANTITIES, SAMPLES, SIGMAS, compared, judged, quadratic_moments, sgd_run, start_of
+from ._threads import one_thread
 from .sgd_sde_figures import plot_validity
 
 _FOUND = 0.8  # share of the decided cells that the linear theory promises to place right
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """How far SGD is from its SDE over learning rates and batch sizes, on one network from one start: SGD against
     SVAG, whose limit is the SDE; the noise-to-signal ratio; and the exact recursion for constant H and D. One map with
     the boundary.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
     config = study.config
-    try:
-        start = study.stage("validity", "start", lambda progress: start_of(config))
-        cells = {
-            (rate, batch): study.stage(
-                "validity",
-                f"cell-{i}-{j}",
-                lambda progress, rate=rate, batch=batch, seed=1000 * config["seed"] + 32 * i + j: cell_of(  # type: ignore[misc]
-                    config, start, rate, batch, seed, progress
-                ),
-            )
-            for (i, rate), (j, batch) in itertools.product(
-                enumerate(config["learning_rates"]), enumerate(config["batch_sizes"])
-            )
-        }
-    finally:
-        torch.set_num_threads(threads)
+    start = study.stage("validity", "start", lambda progress: start_of(config))
+    cells = {
+        (rate, batch): study.stage(
+            "validity",
+            f"cell-{i}-{j}",
+            lambda progress, rate=rate, batch=batch, seed=1000 * config["seed"] + 32 * i + j: cell_of(  # type: ignore[misc]
+                config, start, rate, batch, seed, progress
+            ),
+        )
+        for (i, rate), (j, batch) in itertools.product(
+            enumerate(config["learning_rates"]), enumerate(config["batch_sizes"])
+        )
+    }
     found = study.stage("validity", "map", lambda progress: map_of(config, start, cells))
     _section(study, start, found)
 

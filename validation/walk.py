@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 import xarray as xr
 
 from sde_sgd.experiment import Experiment, Setting
 from sde_sgd.study import Study
 
 from ._sentences import sentences_section
+from ._threads import one_thread
 from ._walk_report import (
     report_cosines,
     report_floors,
@@ -37,6 +37,7 @@ PUBLISHED = (
 Runs = dict[tuple[str, str], list[xr.Dataset]]  # of a network, by kind: one per seed
 
 
+@one_thread()
 def perform(study: Study) -> None:
     """Networks are trained and the loss of the whole training set is taken on the segment between consecutive iterates:
     floors, heights and barriers, barriers between the floors themselves, cosines of consecutive gradients, distance,
@@ -44,15 +45,10 @@ def perform(study: Study) -> None:
     them a valley where all of it is known.
     """
     config = study.config
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are faster so, and a result does not depend on the machine's cores
-    try:
-        runs = all_runs(study)
-        toy = study.stage("walk", "valley", partial(valley, config))
-        seeds = range(config["seeds"])
-        rest = [study.stage("walk", f"cosines-{seed}", partial(cosines, config, seed)) for seed in seeds]
-    finally:
-        torch.set_num_threads(threads)
+    runs = all_runs(study)
+    toy = study.stage("walk", "valley", partial(valley, config))
+    seeds = range(config["seeds"])
+    rest = [study.stage("walk", f"cosines-{seed}", partial(cosines, config, seed)) for seed in seeds]
     _published(study)
     report_segments(study, runs)
     report_floors(study, runs)
