@@ -268,6 +268,8 @@ def _gradient(model: nn.Module, data: Split, weights: NDArray[np.float64], decay
 
 
 def _check(config: Mapping[str, Any]) -> None:
+    if config["snapshots"] > config["pilot_epochs"]:
+        raise ValueError(f"snapshots={config['snapshots']} of {config['pilot_epochs']} pilot_epochs: take fewer")
     lags = config["area_lags"]
     if any(b <= a for a, b in itertools.pairwise(lags)):
         raise ValueError(f"area_lags must increase, got {lags}")

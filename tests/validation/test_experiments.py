@@ -234,6 +234,7 @@ def test_registered_with_bounds_and_a_quick_form(name):
         ("diffusion-matrix", {"epochs": 2}, "coincide"),
         ("long-trajectory", {"epochs": 64}, "take more epochs"),
         ("long-trajectory", {"area_lags": [2, 1]}, "must increase"),
+        ("long-trajectory", {"pilot_epochs": 5}, "snapshots=8 of 5 pilot_epochs"),
         ("sampling-modes", {"epochs": 40}, "take more"),
     ],
 )
